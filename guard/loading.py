@@ -1,0 +1,50 @@
+"""From settings to a moderator: the only place that knows which engine belongs to which model name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from guard.calibration import Calibration
+from guard.engine.request import Engine
+from guard.errors import ModelUnavailable
+from guard.moderator import Moderator
+from guard.resources import shipped
+from guard.settings import Settings
+from guard.tokenizer import load_tokenizer
+
+
+def load_moderator(settings: Settings) -> Moderator:
+    """Load the model, its tokenizer and its calibration. Raises `ModelUnavailable` or `InvalidPolicy`."""
+    if settings.model == "fake":
+        from guard.engine.fake import FakeEngine
+
+        folder = shipped("models") / "embedded"
+        engine: Engine = FakeEngine()
+    else:
+        from guard.engine.engine import TorchEngine
+        from guard.engine.model import model_folder
+
+        folder = shipped("models") / "embedded" if settings.model == "embedded" else model_folder(settings.model)
+        engine = TorchEngine.load(
+            folder,
+            dtype=settings.dtype,
+            threads=settings.threads,
+            batch_tokens=settings.batch_tokens,
+            prefix_store_bytes=settings.prefix_store_mb * 2**20,
+        )
+    return Moderator(
+        engine, load_tokenizer(folder), calibration=Calibration.load(folder), languages=_languages(folder),
+        settings=settings,
+    )  # fmt: skip
+
+
+def _languages(folder: Path) -> tuple[str, ...] | None:
+    """The languages that a model folder says it was made for (`guard.json`), or None."""
+    file = folder / "guard.json"
+    if not file.is_file():
+        return None
+    try:
+        return tuple(json.loads(file.read_text(encoding="utf-8"))["languages"])
+    except (OSError, ValueError, KeyError) as cause:
+        raise ModelUnavailable(f"{file}: cannot be read: {cause}", hint="Mend or remove it.") from cause

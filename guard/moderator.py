@@ -1,0 +1,255 @@
+"""The pipeline, in verbs: cut → render → score → calibrate → decide.
+
+    item ──rules──▶ (deny or allow list) ─────────────────────────────────────────────▶ Verdict
+      └──▶ prompt.content ──▶ cut ──▶ requests ──▶ engine.score ──▶ calibrate ──▶ decide ──▶ Verdict
+
+The service, the scanner, the command line and the evaluation all come through `Moderator.judge_many`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from guard.calibration import Calibration
+from guard.engine.request import Engine, LogProbs, Request
+from guard.errors import EngineError, GuardError
+from guard.item import Item, Kind
+from guard.language import supported
+from guard.passages import Cut, cut
+from guard.policy import Action, Policy, PolicyBook, Rule, folded
+from guard.prompt import Content, Prompt, load_template
+from guard.settings import Settings, load_settings
+from guard.tokenizer import Tokenizer
+from guard.verdict import STRICTNESS, Decision, Passage, Verdict, decide, failure
+
+_EXCERPT = 200  # characters of the deciding passage that a verdict shows
+_PROMPTS_KEPT = 256
+_ROUNDING = 1e-2
+_SMALLEST_ROOM = 16  # tokens of text per passage, below which a prompt is too long for the model
+
+
+class Task(NamedTuple):
+    """An item and the policy to judge it by, already narrowed to the categories asked for."""
+
+    item: Item
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A task on its way: what was asked of the engine about it. `ruled` needs no engine, `failed` got none."""
+
+    task: Task
+    prompt: Prompt | None = None
+    content: Content | None = None
+    parts: Cut | None = None
+    ruled: Verdict | None = None
+    failed: GuardError | None = None
+
+    def requests(self) -> list[Request]:
+        if self.prompt is None or self.content is None or self.parts is None:
+            return []
+        prompt, content = self.prompt, self.content
+        return [
+            Request(
+                (prompt.prefix, (*content.before, *ids, *content.after), prompt.question),
+                prompt.labels,
+                prompt.terminator,
+            )
+            for _, ids in self.parts.passages
+        ]
+
+
+class Moderator:
+    """Judges items. `Moderator.load()` brings the model that the settings name; safe to share between threads.
+
+    >>> from guard.engine.fake import FakeEngine
+    >>> from guard.resources import shipped
+    >>> from guard.tokenizer import load_tokenizer
+    >>> scripted = FakeEngine([[0.1, 0.7, 0.04, 0.04, 0.04, 0.04, 0.04]])
+    >>> moderator = Moderator(scripted, load_tokenizer(shipped("models") / "embedded"))
+    >>> verdict = moderator.judge("You fool", policy="forum-comments")
+    >>> verdict.decision.value, verdict.categories, round(verdict.score, 3)
+    ('flag', ('insult',), 0.9)
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, *, calibration: Calibration | None = None,
+        languages: tuple[str, ...] | None = None, policies: PolicyBook | None = None, settings: Settings | None = None,
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.settings = settings or load_settings()
+        self.policies = policies or PolicyBook(self.settings.policies)
+        self._tokenizer = tokenizer
+        self._calibration = calibration or Calibration()
+        self._languages = languages
+        self._prompts: dict[tuple[Kind, str], Prompt] = {}
+
+    @classmethod
+    def load(cls, settings: Settings | None = None) -> Moderator:
+        """The moderator that the settings describe. Raises `ModelUnavailable`, `InvalidPolicy` or `InvalidSettings`."""
+        from guard.loading import load_moderator
+
+        return load_moderator(settings or load_settings())
+
+    def judge(
+        self, text: str | Item, *, policy: str | Policy | None = None, categories: Iterable[str] | None = None,
+        kind: Kind | str | None = None,
+    ) -> Verdict:  # fmt: skip
+        """Judge one text (or `Item`, for an answer with its prompt or a comment with its thread).
+
+        Raises `InvalidItem` for an empty text and `UnknownPolicy`; a failure of the engine is a verdict with the
+        decision `error`.
+        """
+        return self.judge_many([self.task(text, policy=policy, categories=categories, kind=kind)])[0]
+
+    async def ajudge(
+        self, text: str | Item, *, policy: str | Policy | None = None, categories: Iterable[str] | None = None,
+        kind: Kind | str | None = None,
+    ) -> Verdict:  # fmt: skip
+        """`judge` for asyncio: the work runs in a thread."""
+        task = self.task(text, policy=policy, categories=categories, kind=kind)
+        return (await asyncio.to_thread(self.judge_many, [task]))[0]
+
+    def task(
+        self, text: str | Item, *, policy: str | Policy | None = None, categories: Iterable[str] | None = None,
+        kind: Kind | str | None = None,
+    ) -> Task:  # fmt: skip
+        """A text and the names of what to judge it by, as a task for `judge_many`. Raises as `judge` does."""
+        chosen = policy if isinstance(policy, Policy) else self.policies.get(policy or self.settings.policy)
+        item = (
+            text if isinstance(text, Item) else Item.model_validate({"text": text, "kind": kind or chosen.default_kind})
+        )
+        return Task(item, chosen.narrowed(categories, item.kind))
+
+    def judge_many(self, tasks: Sequence[Task]) -> list[Verdict]:
+        """One verdict per task, in order. Never raises for a single task's sake: it gets the decision `error`.
+
+        Raises what the engine raises, and `EngineError` when it does not answer each request: no answer can then be
+        told from its neighbour's.
+        """
+        asked = [self._ask(task) for task in tasks]
+        requests = [asking.requests() for asking in asked]
+        flat = [request for per_task in requests for request in per_task]
+        answers = list(self.engine.score(flat)) if flat else []
+        if len(answers) != len(flat):
+            raise EngineError(f"The engine gave {len(answers)} answers to {len(flat)} requests.")
+        scored = map(_checked, flat, answers)
+        return [
+            self._answer(asking, [next(scored) for _ in per_task])
+            for asking, per_task in zip(asked, requests, strict=True)
+        ]
+
+    def _ask(self, task: Task) -> _Asked:
+        ruled = self._by_rule(task)
+        if ruled is not None:
+            return _Asked(task, ruled=ruled)
+        try:
+            prompt = self._prompt(task.item.kind, task.policy)
+            content = prompt.content(task.item)
+            frame = len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
+            room = min(self.settings.passage_tokens, self.engine.max_tokens - frame - 1 - max(map(len, prompt.labels)))
+            if room < _SMALLEST_ROOM:
+                raise EngineError(
+                    f"Policy {task.policy.id!r} leaves room for {room} tokens of text in this model.",
+                    hint="Shorten the policy, narrow it to fewer categories, or use a model with a larger window.",
+                )
+            overlap = min(self.settings.passage_overlap, room // 2)
+            parts = cut(content.text, prompt.encode, room, overlap, self.settings.max_passages)
+            return _Asked(task, prompt, content, parts)
+        except GuardError as error:
+            return _Asked(task, failed=error)
+
+    def _answer(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
+        if asked.ruled is not None:
+            return asked.ruled
+        failed = asked.failed or next((s for s in scored if isinstance(s, EngineError)), None)
+        if failed is not None:
+            return self._verdict(asked.task, Decision.ERROR, error=failure(failed), reason="error")
+        assert asked.prompt and asked.content and asked.parts  # `_ask` sets all of them unless it failed
+        item, policy = asked.task
+        calibrated = [
+            self._calibration.apply(policy.id, item.kind, s) for s in scored if not isinstance(s, EngineError)
+        ]
+        # Each passage is decided by itself, so that none hides behind another: the strictest decision stands.
+        ids = [category.id for category in policy.categories]
+        decided = [decide(policy, score, dict(zip(ids, shares, strict=True))) for score, shares in calibrated]
+        deciding = max(range(len(decided)), key=lambda i: (STRICTNESS.index(decided[i][0]), calibrated[i][0]))
+        decision, reason = decided[deciding][0], "model"
+        if decision is Decision.ALLOW and asked.parts.truncated:
+            decision, reason = Decision.REVIEW, "truncated"  # what nobody read is not accepted
+        return self._verdict(
+            asked.task,
+            decision,
+            reason=reason,
+            score=max(score for score, _ in calibrated),
+            category_scores={id_: max(totals[id_] for _, totals, _ in decided) for id_ in ids},
+            categories=tuple(id_ for id_ in ids if any(id_ in named for _, _, named in decided)),
+            prompt_hash=asked.prompt.hash,
+            passages=len(calibrated),
+            passage=Passage(index=deciding, excerpt=asked.parts.passages[deciding][0][:_EXCERPT]),
+            truncated=asked.parts.truncated or asked.content.context_cut,
+        )
+
+    def _by_rule(self, task: Task) -> Verdict | None:
+        """The strictest deny rule found anywhere in the text decides, then an allow rule that covers all of it."""
+        text, policy = task.item.text, task.policy
+        if not policy.deny and not policy.allow:
+            return None
+        as_folded = folded(text)
+        denied = [rule for rule in policy.deny if rule.found_in(text, as_folded)]
+        if denied:
+            rule = max(denied, key=lambda rule: STRICTNESS.index(_denies(rule)))
+            return self._ruled(task, rule, _denies(rule), 1.0)
+        for rule in policy.allow:
+            if rule.covers(text, as_folded):
+                return self._ruled(task, rule, Action.ALLOW, 0.0)
+        return None
+
+    def _ruled(self, task: Task, rule: Rule, action: Action, score: float) -> Verdict:
+        named = (rule.category,) if rule.category else ()
+        scores = {c.id: score if c.id in named else 0.0 for c in task.policy.categories}
+        return self._verdict(
+            task, Decision(action.value), reason=f"rule: {rule.reason}", score=score, category_scores=scores,
+            categories=named,
+        )  # fmt: skip
+
+    def _verdict(self, task: Task, decision: Decision, **found: object) -> Verdict:
+        return Verdict(
+            decision=decision,
+            policy=task.policy.id,
+            policy_version=task.policy.version,
+            policy_hash=task.policy.hash,
+            model=self.engine.model_id,
+            unsupported_language=not supported(task.item.text, self._languages),
+            **found,  # type: ignore[arg-type]
+        )
+
+    def _prompt(self, kind: Kind, policy: Policy) -> Prompt:
+        key = (kind, policy.hash)
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
+                self._prompts.clear()
+            prompt = self._prompts[key] = Prompt(load_template(kind), policy, self._tokenizer)
+        return prompt
+
+
+def _denies(rule: Rule) -> Action:
+    return rule.action or Action.BLOCK
+
+
+def _checked(request: Request, answer: LogProbs | EngineError) -> LogProbs | EngineError:
+    """The answer, if it is one: NaN compares as below every threshold, and a missing label would shift the others."""
+    if isinstance(answer, EngineError):
+        return answer
+    if len(answer) != len(request.labels):
+        return EngineError(f"The engine gave {len(answer)} numbers for {len(request.labels)} labels.")
+    # log-probabilities are at most 0, but for rounding; anything else, such as logits, is not to be read as such
+    if not all(math.isfinite(value) and value < _ROUNDING for value in answer):
+        return EngineError("The engine gave a number that is no log-probability.", hint="Check the model.")
+    return answer

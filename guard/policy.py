@@ -1,0 +1,280 @@
+"""Policies: what an operator does not accept, in YAML, validated and hashed.
+
+A policy is data. It says which categories there are, in the words that the model reads, from which score on each
+counts, and what then happens. Its hash is taken over everything that can change a verdict, so a verdict can name
+exactly what it was decided by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import re2
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from guard.errors import InvalidPolicy, UnknownPolicy
+from guard.item import Kind
+from guard.resources import shipped
+from guard.yamlfile import load_yaml
+
+CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_/.-]*$", max_length=64)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Words = Annotated[str, Field(min_length=1)]
+Kinds = Annotated[tuple[Kind, ...], Field(min_length=1)]
+ALL_KINDS: tuple[Kind, ...] = tuple(Kind)
+
+
+class Action(StrEnum):
+    """What happens to an item that is in a category; `allow` names the category and lets the item pass."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy without what was computed from the original, such as `Policy.hash`."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
+
+class Category(_Data):
+    """One thing that the operator does not accept. `name` is the label that the model answers with; default: the id."""
+
+    id: CategoryId
+    name: Annotated[str, Field(min_length=1, max_length=64)] = ""
+    description: Annotated[str, Field(min_length=1, max_length=1000)]
+    parent: CategoryId | None = None
+    examples: tuple[Words, ...] = ()
+    exceptions: tuple[Words, ...] = ()
+    threshold: Probability = 0.5
+    action: Action = Action.FLAG
+    kinds: Kinds = ALL_KINDS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults_to_id(cls, data: Any) -> Any:
+        return {"name": data.get("id", ""), **data} if isinstance(data, dict) else data
+
+
+class Rule(_Data):
+    """A term or a regular expression of an allow or deny list, with the reason that the verdict gives.
+
+    A term matches whole words, whatever their case, their width and the white space between them; a pattern is an RE2
+    expression (linear time, so a hostile text cannot make it hang). A deny rule matches anywhere in the text; an allow
+    rule must match all of it, else a permitted word would carry anything past the judge.
+    """
+
+    term: Words | None = None
+    pattern: Words | None = None
+    reason: Words
+    category: CategoryId | None = None
+    action: Action | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.term is None) == (self.pattern is None):
+            raise ValueError("give either `term` or `pattern`")
+        if self.term is not None and not folded(self.term):
+            raise ValueError("the term is blank")
+        return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            _compile(value)
+        return value
+
+    @cached_property
+    def _expression(self) -> Any:
+        if self.pattern is not None:
+            return _compile(self.pattern)
+        # (?:^|\W) and not \b: a term may begin or end with a character that is no letter, such as "c++"
+        return _compile(rf"(?i)(?:^|[^\pL\pN_])({re2.escape(folded(self.term or ''))})(?:$|[^\pL\pN_])")
+
+    def found_in(self, text: str, as_folded: str | None = None) -> bool:
+        """Does the rule match somewhere in the text? `as_folded` is `folded(text)`, for whoever has it already."""
+        if self.pattern is None:
+            text = folded(text) if as_folded is None else as_folded
+        return self._expression.search(text) is not None
+
+    def covers(self, text: str, as_folded: str | None = None) -> bool:
+        """Does the rule match the whole text, white space around it aside?"""
+        if self.pattern is None:
+            return folded(self.term or "") == (folded(text) if as_folded is None else as_folded)
+        return self._expression.fullmatch(text.strip()) is not None
+
+
+class PolicyTest(_Data):
+    """A case that `guard policy test` judges: the decision and, where given, a category that must be named."""
+
+    text: str
+    kind: Kind | None = None
+    prompt: str | None = None
+    parent: str | None = None
+    title: str | None = None
+    expect: Literal["accepted", "allow", "flag", "review", "block"]  # accepted: any decision that lets it pass
+    category: CategoryId | None = None
+
+
+class Policy(_Data):
+    """A validated policy file. `acceptable` is the label of everything that is in no category.
+
+    `threshold` is on the overall score, each category's on its own. Names (labels) must differ.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+    version: Annotated[int, Field(ge=1)]
+    description: str = ""
+    acceptable: Annotated[str, Field(min_length=1, max_length=64)] = "acceptable"
+    kinds: Kinds = ALL_KINDS
+    threshold: Probability = 0.5
+    categories: Annotated[tuple[Category, ...], Field(min_length=1)]
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
+    tests: tuple[PolicyTest, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [category.id for category in self.categories]
+        labels = [self.acceptable, *(category.name for category in self.categories)]
+        for what, values in (("category id", ids), ("label", labels)):
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} stands twice")
+        for category in self.categories:
+            if category.parent is not None and (category.parent not in ids or category.id in self.ancestors(category)):
+                raise ValueError(f"category {category.id!r}: parent {category.parent!r} is unknown or below itself")
+            if not set(category.kinds) & set(self.kinds):
+                raise ValueError(f"category {category.id!r} applies to no kind of item that the policy is for")
+        cases: tuple[Rule | PolicyTest, ...] = (*self.allow, *self.deny, *self.tests)
+        for case in cases:
+            if case.category is not None and case.category not in ids:
+                raise ValueError(f"category {case.category!r} is not in this policy")
+        # Found anywhere in a text, `allow` would carry the rest of it past the judge; and an allow rule does but allow.
+        if any(rule.action is Action.ALLOW for rule in self.deny):
+            raise ValueError("a deny rule cannot have the action `allow`")
+        if any(rule.action not in (None, Action.ALLOW) for rule in self.allow):
+            raise ValueError("an allow rule has no other action than `allow`")
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over all that can change a verdict (tests and the description for people are left out)."""
+        data = self.model_dump(mode="json", exclude={"tests", "description"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def default_kind(self) -> Kind:
+        """`comment` for a policy that is only about comments, else `prompt` where the policy knows prompts."""
+        return Kind.PROMPT if Kind.PROMPT in self.kinds else self.kinds[0]
+
+    def ancestors(self, category: Category) -> list[str]:
+        """The ids of a category's parent, its parent's parent and so on."""
+        by_id = {other.id: other for other in self.categories}
+        found: list[str] = []
+        while category.parent is not None and category.parent not in found and category.parent in by_id:
+            found.append(category.parent)
+            category = by_id[category.parent]
+        return found
+
+    def narrowed(self, categories: Iterable[str] | None, kind: Kind) -> Policy:
+        """This policy with only the categories asked for and only those that apply to `kind`.
+
+        The model is then asked with the narrower prompt; a child whose parent is left out belongs to the next one above
+        that is kept, or stands alone.
+        Raises `UnknownPolicy` for a category that is not in the policy, or when none is left.
+        """
+        wanted = None if categories is None else list(categories)
+        ids = {category.id for category in self.categories}
+        for name in wanted or ():
+            if name not in ids:
+                raise UnknownPolicy(
+                    f"Policy {self.id!r} has no category {name!r}.",
+                    hint=f"Its categories: {', '.join(sorted(ids))}.",
+                    param="categories",
+                )
+        kept = [c for c in self.categories if kind in c.kinds and (wanted is None or c.id in wanted)]
+        if kind not in self.kinds or not kept:
+            raise UnknownPolicy(
+                f"Policy {self.id!r} has no category left to ask of an item of kind {kind.value!r}.",
+                hint=f"It applies to: {', '.join(self.kinds)}.",
+                param="kind" if not wanted else "categories",
+            )
+        if len(kept) == len(self.categories):
+            return self
+        left = {category.id for category in kept}
+        parents = [next((name for name in self.ancestors(c) if name in left), None) for c in kept]
+        alone = tuple(c.model_copy(update={"parent": parent}) for c, parent in zip(kept, parents, strict=True))
+        # Tests may name categories that are gone; rules stay in force whatever is asked.
+        rules = {
+            name: tuple(
+                r if r.category in left else r.model_copy(update={"category": None}) for r in getattr(self, name)
+            )
+            for name in ("allow", "deny")
+        }
+        return Policy(**{**_shallow(self), "categories": alone, "tests": (), **rules})
+
+
+def _shallow(policy: Policy) -> dict[str, Any]:
+    return {name: getattr(policy, name) for name in Policy.model_fields}
+
+
+def folded(text: str) -> str:
+    """A text as terms are compared: compatibility forms, case and the extent of white space make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _compile(pattern: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as cause:
+        raise ValueError(f"not an RE2 expression: {pattern!r}: {cause}") from cause
+
+
+def load_policy(path: Path) -> Policy:
+    """Read one policy file. Raises `InvalidPolicy` with file and line."""
+    return load_yaml(path, Policy)
+
+
+class PolicyBook:
+    """The policies that can be asked for: those that ship, then those of the operator's folders.
+
+    A later file replaces an earlier one of the same id.
+    """
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self._policies: dict[str, Policy] = {}
+        for folder in (shipped("prompts") / "policies", *folders):
+            if not folder.is_dir():
+                raise InvalidPolicy(f"{folder}: no such folder.", hint="Name a folder of policy files.")
+            for path in sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")):
+                policy = load_policy(path)
+                self._policies[policy.id] = policy
+
+    def __iter__(self) -> Any:
+        return iter(self._policies.values())
+
+    def get(self, name: str) -> Policy:
+        """A policy by its id. Raises `UnknownPolicy`."""
+        if name in self._policies:
+            return self._policies[name]
+        raise UnknownPolicy(
+            f"No policy is called {name!r}.", hint=f"Known: {', '.join(sorted(self._policies))}.", param="policy"
+        )

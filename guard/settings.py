@@ -1,0 +1,87 @@
+"""One frozen settings object: flags, then GUARD_* variables, then guard.yaml in the current folder, then defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+from guard.errors import InvalidSettings
+
+
+class Settings(BaseSettings):
+    """Every setting, with how to choose it. Build it with `load_settings`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GUARD_", yaml_file="guard.yaml", yaml_file_encoding="utf-8", frozen=True, extra="forbid"
+    )
+
+    model: str = "embedded"
+    """`embedded`, a folder with a Hugging Face checkpoint, or a Hugging Face model id."""
+    policy: str = "self-reflection"
+    """The policy of a call that names none."""
+    policies: tuple[Path, ...] = ()
+    """Folders of further policy files."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 where the processor multiplies it natively, else float32."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of the engine; 0 takes one per core."""
+    batch_tokens: Annotated[int, Field(ge=256)] = 8192
+    """Tokens per forward pass: more is faster until the caches of the processor overflow."""
+    prefix_store_mb: Annotated[int, Field(ge=1)] = 512
+    """Memory for the policies' keys and values."""
+    passage_tokens: Annotated[int, Field(ge=32)] = 256
+    """A longer text is cut into passages of this many tokens."""
+    passage_overlap: Annotated[int, Field(ge=0)] = 32
+    """Tokens that neighbouring passages share."""
+    max_passages: Annotated[int, Field(ge=1)] = 64
+    """Passages judged of one text; a longer one is marked `truncated` and never simply accepted."""
+    host: str = "127.0.0.1"
+    """Address that `guard serve` listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port that `guard serve` listens on; 0 takes a free one."""
+    max_body_mb: Annotated[float, Field(gt=0)] = 8.0
+    """Larger request bodies are refused with 413."""
+    max_inputs: Annotated[int, Field(ge=1)] = 1024
+    """Texts in one request."""
+    queue_items: Annotated[int, Field(ge=1)] = 4096
+    """Texts waiting at most; beyond that a request gets 429 with Retry-After."""
+    batch_items: Annotated[int, Field(ge=1)] = 64
+    """Texts handed to the engine together by the service."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the flags that were given (None: not given). Raises `InvalidSettings`."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        raise InvalidSettings(
+            f"Setting {name!r}: {first['msg']}.", hint=f"Check the flag, GUARD_{name.upper()} and guard.yaml."
+        ) from cause
+    except SettingsError as cause:  # a variable that holds a list and is not JSON; the message names the field
+        raise InvalidSettings(
+            f"A GUARD_* variable does not hold: {cause}.", hint='Write a list as JSON, such as ["/etc/guard/policies"].'
+        ) from cause
+    except Exception as cause:  # pydantic-settings lets the YAML parser's errors through
+        raise InvalidSettings(f"guard.yaml cannot be read: {cause}", hint="Mend or remove it.") from cause
