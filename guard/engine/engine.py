@@ -1,0 +1,107 @@
+"""The engine on torch: `score(requests)`, token ids in, log-probabilities of the labels out.
+
+First form: correct before fast. Each policy prefix is computed once and kept, contents are packed without padding for
+the linear layers, and each request gets its answer or its own error.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from guard.engine.cache import Prefix, PrefixStore
+from guard.engine.model import TreeModel
+from guard.engine.request import Ids, LogProbs, Request
+from guard.engine.tree import batches, own_tokens, plan
+from guard.errors import EngineError
+
+
+class TorchEngine:
+    """Scores requests on one model; calls from several threads take turns."""
+
+    def __init__(self, model: TreeModel, *, batch_tokens: int = 8192, prefix_store_bytes: int = 2**29) -> None:
+        self.model_id = model.model_id
+        # The policy must stay in view of every token, so a path fits the window as well as the positions.
+        self.max_tokens = min(model.max_positions, model.window or model.max_positions)
+        self._model = model
+        self._batch_tokens = batch_tokens
+        self._store = PrefixStore(prefix_store_bytes)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, dtype: str = "auto", threads: int = 0, batch_tokens: int = 8192,
+        prefix_store_bytes: int = 2**29,
+    ) -> TorchEngine:  # fmt: skip
+        """An engine on the checkpoint in `folder`. Raises `ModelUnavailable`."""
+        if threads:
+            torch.set_num_threads(threads)
+        return cls(TreeModel.load(folder, dtype), batch_tokens=batch_tokens, prefix_store_bytes=prefix_store_bytes)
+
+    def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        """ln P(label | segments) for each label of each request, or that request's error; in order."""
+        results: list[LogProbs | EngineError | None] = [self._refusal(request) for request in requests]
+        sound = [(number, request) for number, request in enumerate(requests) if results[number] is None]
+        with self._lock:
+            for batch in batches(sound, self._batch_tokens):
+                for (number, _), result in zip(batch, self._score_or_retry([r for _, r in batch]), strict=True):
+                    results[number] = result
+        return [result if result is not None else EngineError("The request got no answer.") for result in results]
+
+    def _refusal(self, request: Request) -> EngineError | None:
+        """Why a request cannot be asked, or None."""
+        parts = (*request.segments, *request.labels)
+        if len(request.segments) < 2 or not request.labels or not all(parts):
+            return EngineError("A request needs a prefix, a segment behind it and labels, none of them empty.")
+        if len(set(request.labels)) < len(request.labels):
+            return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
+        vocab = self._model.vocab_size
+        outside = next((t for part in (*parts, (request.terminator,)) for t in part if not 0 <= t < vocab), None)
+        if outside is not None:
+            return EngineError(f"Token id {outside} is outside the vocabulary of {vocab}.", hint="Check the tokenizer.")
+        length = len(request.segments[0]) + own_tokens(request)
+        if length > self._model.max_positions:
+            return EngineError(
+                f"The request has {length} tokens; the model has {self._model.max_positions} positions.",
+                hint="Judge the text in passages.",
+            )
+        return None
+
+    def _score_or_retry(self, requests: list[Request]) -> list[LogProbs | EngineError]:
+        """A batch that fails is asked again one by one: only the guilty request gets the error."""
+        try:
+            return self._score_batch(requests)
+        except Exception as cause:  # whatever the kernels raise, the engine lives and every request is answered
+            if len(requests) == 1:
+                return [EngineError(f"Scoring failed: {type(cause).__name__}.", hint="See the log.")]
+            return [result for request in requests for result in self._score_or_retry([request])]
+
+    def _score_batch(self, requests: list[Request]) -> list[LogProbs | EngineError]:
+        tokens = requests[0].segments[0]
+        made = plan(requests)
+        hidden = self._model.hidden(made, self._prefix(tokens), len(tokens))
+        rows = sorted({read.row for read in made.reads})
+        place = {row: i for i, row in enumerate(rows)}
+        log_probs = self._model.log_probs(hidden[rows])
+        picked = log_probs[[place[read.row] for read in made.reads], [read.token for read in made.reads]].tolist()
+        sums = [[0.0] * len(request.labels) for request in requests]
+        for read, value in zip(made.reads, picked, strict=True):
+            sums[read.request][read.answer] += value
+        return [_checked(values) for values in sums]
+
+    def _prefix(self, tokens: Ids) -> Prefix:
+        prefix = self._store.get(tokens)
+        if prefix is None:
+            prefix = self._model.prefill(tokens)
+            self._store.put(tokens, prefix)
+        return prefix
+
+
+def _checked(values: list[float]) -> LogProbs | EngineError:
+    """The values, or an error where one is not finite (broken weights, overflow)."""
+    if all(value == value and abs(value) != float("inf") for value in values):
+        return tuple(values)
+    return EngineError("The model gave a number that is not finite.", hint="Check the weights, or set dtype float32.")

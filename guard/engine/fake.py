@@ -1,0 +1,49 @@
+"""A scripted engine for tests and try-outs, with the interface of the real one and no model behind it.
+
+Without a script it answers from the text alone (every word of a request counts, by hash), so that a service or a scan
+of a million rows can be tried without weights. With a script it hands out the scripted probabilities in order and
+fails loudly when they run out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+
+from guard.engine.request import LogProbs, Request
+from guard.errors import EngineError
+
+
+class FakeEngine:
+    """Scripted scores. Each entry is the label probabilities (C + 1) of one request, or an error to answer with."""
+
+    def __init__(self, script: Iterable[Sequence[float] | EngineError] | None = None, max_tokens: int = 4096) -> None:
+        self.model_id = "fake"
+        self.max_tokens = max_tokens
+        self.seen: list[Request] = []  # every request, for assertions
+        self._script = None if script is None else list(script)
+
+    def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        """Answer from the script, or by hash."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> LogProbs | EngineError:
+        self.seen.append(request)
+        if self._script is None:
+            return _by_hash(request)
+        if not self._script:
+            raise AssertionError(f"the fake engine's script ended before request number {len(self.seen)}")
+        entry = self._script.pop(0)
+        if isinstance(entry, EngineError):
+            return entry
+        if len(entry) != len(request.labels):
+            raise AssertionError(f"the script gives {len(entry)} probabilities to {len(request.labels)} labels")
+        return tuple(math.log(max(p, 1e-12)) for p in entry)
+
+
+def _by_hash(request: Request) -> LogProbs:
+    digest = hashlib.sha256(repr(request.segments[1:]).encode()).digest()
+    weights = [1 + digest[i % len(digest)] for i in range(len(request.labels))]
+    weights[0] *= 4  # most texts are acceptable
+    return tuple(math.log(w / sum(weights)) for w in weights)
