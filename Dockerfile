@@ -1,0 +1,28 @@
+# The service, with the embedded model. Build: docker build -t guard .   Run: docker run -p 8080:8080 guard
+FROM python:3.11-slim AS build
+# An index with wheels for your hardware, as https://pytorch.org/get-started/locally/ names it; empty: pip's default.
+ARG TORCH_INDEX=""
+WORKDIR /src
+RUN python -m venv /opt/guard
+ENV PATH="/opt/guard/bin:$PATH"
+# The range is the one of pyproject.toml.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.13,<2.14"
+COPY pyproject.toml README.md LICENSE ./
+COPY guard ./guard
+COPY prompts ./prompts
+COPY models ./models
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir .
+
+FROM python:3.11-slim
+COPY --from=build /opt/guard /opt/guard
+ENV PATH="/opt/guard/bin:$PATH" GUARD_HOST=0.0.0.0 GUARD_PORT=8080
+RUN useradd --create-home --uid 10001 guard
+USER 10001
+WORKDIR /home/guard
+EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+ENTRYPOINT ["guard"]
+CMD ["serve"]
