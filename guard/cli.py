@@ -1,0 +1,509 @@
+"""The command line: `guard check`, `scan`, `serve` and `policy`.
+
+The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
+3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
+answer. Texts of others are shown escaped, because they may hold a terminal's control codes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from guard import __version__
+from guard.errors import (
+    EXIT_ACCEPTED,
+    EXIT_ERROR,
+    EXIT_FLAGGED,
+    EXIT_ROW_ERRORS,
+    STATUS,
+    GuardError,
+    InvalidItem,
+    InvalidPolicy,
+    InvalidRequest,
+)
+from guard.item import Item, Kind
+from guard.moderator import Moderator
+from guard.policy import Action, Policy, PolicyBook, PolicyTest, load_policy
+from guard.prompt import load_template
+from guard.resources import shipped
+from guard.settings import Settings, load_settings
+from guard.verdict import Decision, Verdict
+
+if TYPE_CHECKING:
+    from guard.scan.scan import Summary
+
+_INTERRUPTED = 130
+_PIPED_WIDTH = 160  # columns of a table that goes to a file or a program
+_WORDS = 60  # characters of a text that a line shows
+_PLAIN_EVERY = 5.0  # seconds between lines of progress where there is no terminal
+_COLOURS = {
+    Decision.ALLOW: "green", Decision.FLAG: "yellow", Decision.REVIEW: "magenta", Decision.BLOCK: "red",
+    Decision.ERROR: "bold red",
+}  # fmt: skip
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    help="Judge texts by a policy, with a language model that reflects on them.",
+    context_settings=_HELP,
+    add_completion=False,
+)
+policy_app = typer.Typer(help="Look at policies, check their files and run their tests.", context_settings=_HELP)
+app.add_typer(policy_app, name="policy")
+
+ModelOption = Annotated[
+    str | None, typer.Option(help="`embedded`, a folder with a checkpoint, or a Hugging Face model id.")
+]
+PolicyOption = Annotated[str | None, typer.Option(help="Id of a policy, or a policy file (.yaml).")]
+PoliciesOption = Annotated[list[Path] | None, typer.Option(help="Folder of further policy files; may be repeated.")]
+CategoriesOption = Annotated[str | None, typer.Option(help="Ask only about these categories: a,b.")]
+KindOption = Annotated[Kind | None, typer.Option(help="What the text is. Default: what the policy is about.")]
+
+
+def main() -> None:
+    """Entry point of the `guard` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where the caller has closed it
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit status; whatever goes wrong is one line on stderr."""
+    try:
+        status = app(args=arguments, prog_name="guard", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else EXIT_ACCEPTED
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as exit_:  # typer's own answer to a reader that left is status 1, which would say "flagged"
+        return EXIT_ACCEPTED if exit_.code in (None, 0) else _reader_left()
+    except BaseException as error:  # polars' panics are no Exception
+        with suppress(OSError):  # nobody may be there to read it; the status stands
+            if os.environ.get("GUARD_DEBUG") == "1":
+                print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
+            print(f"guard: error: {printable(_explained(error))}", file=sys.stderr)
+        return exit_status(error) if isinstance(error, GuardError) else EXIT_ERROR
+
+
+def exit_status(error: GuardError) -> int:
+    """The row of `errors.STATUS` that belongs to an error."""
+    return STATUS.get(type(error), (0, EXIT_ERROR))[1]
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    r"""One line that does nothing to a terminal: what is not printable stands there as an escape.
+
+    >>> printable("so\n[2J\x1b[2J \u202e!")
+    'so\\n[2J\\x1b[2J \\u202e!'
+    >>> printable("one two three", limit=8)
+    'one two…'
+    """
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@app.callback(invoke_without_command=True)
+def _guard(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"guard {__version__}")
+        raise typer.Exit(EXIT_ACCEPTED)
+    _help_unless_command(context)
+
+
+@app.command()
+def check(
+    text: Annotated[str | None, typer.Argument(help="The text; `-` or nothing reads standard input.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Judge this answer of an assistant to the prompt TEXT.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The comment that TEXT replies to.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the thread in which TEXT stands.")] = None,
+    kind: KindOption = None,
+    policy: PolicyOption = None,
+    categories: CategoriesOption = None,
+    model: ModelOption = None,
+    policies: PoliciesOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as one line of JSON.")] = False,
+) -> None:
+    """Judge one text. Exit status: 0 accepted, 1 not accepted, 2 error."""
+    settings = load_settings(model=model, policies=policies or None)
+    chosen = find_policy(settings, policy)
+    item = make_item(_given_or_piped(text), chosen, answer=answer, parent=parent, title=title, kind=kind)
+    verdict = Moderator.load(settings).judge(item, policy=chosen, categories=_names(categories))
+    if as_json:
+        print(json.dumps(verdict.model_dump(mode="json")))  # pure ASCII: safe to show, whatever the text was
+    else:
+        _console().print(_describe(verdict))
+    if verdict.error:
+        raise typer.Exit(EXIT_ERROR)
+    raise typer.Exit(EXIT_ACCEPTED if verdict.accepted else EXIT_FLAGGED)
+
+
+@app.command()
+def scan(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .csv, .tsv, .jsonl, .ndjson or .parquet file.")],
+    out: Annotated[Path, typer.Option(help="Where the verdicts go: a .jsonl, .csv or .parquet file.")],
+    text_column: Annotated[str, typer.Option(help="Column (or key) of the texts.")] = "text",
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids. Default: the row number, from 1.")] = None,
+    policy: PolicyOption = None,
+    categories: CategoriesOption = None,
+    kind: KindOption = None,
+    model: ModelOption = None,
+    policies: PoliciesOption = None,
+    show: Annotated[bool, typer.Option("--show", help="Print what was flagged, highest scores first.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
+) -> None:
+    """Judge every row of a file. Exit status: 0 done, 3 done but some rows have no verdict, 2 failed.
+
+    Rows without a verdict have the decision `error`, and stand with their texts in OUT.errors.jsonl.
+    """
+    from guard.scan.scan import check as check_files
+    from guard.scan.scan import scan as scan_file
+
+    settings = load_settings(model=model, policies=policies or None)
+    chosen = find_policy(settings, policy)
+    check_files(source, out, text_column, id_column)
+    moderator = Moderator.load(settings)
+    progress: AbstractContextManager[_Progress | None] = nullcontext() if quiet else _Progress()
+    with progress as on_progress:
+        summary = scan_file(
+            moderator, source, out, text_column=text_column, id_column=id_column, policy=chosen,
+            categories=_names(categories), kind=kind, on_progress=on_progress,
+        )  # fmt: skip
+    if not quiet:
+        _print_summary(summary, out)
+    if show:
+        _print_flagged(summary)
+    raise typer.Exit(EXIT_ROW_ERRORS if summary.errors else EXIT_ACCEPTED)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: ModelOption = None,
+    policy: Annotated[str | None, typer.Option(help="Id of the policy of requests that name none.")] = None,
+    policies: PoliciesOption = None,
+) -> None:
+    """Serve the HTTP API until interrupted. Every other setting: GUARD_* variables or guard.yaml."""
+    settings = load_settings(host=host, port=port, model=model, policy=policy, policies=policies or None)
+    from guard.service.server import serve as serve_http
+
+    serve_http(settings)
+
+
+@policy_app.callback(invoke_without_command=True)
+def _policy(context: typer.Context) -> None:
+    _help_unless_command(context)
+
+
+@policy_app.command("list")
+def policy_list(policies: PoliciesOption = None) -> None:
+    """List the policies that can be asked for."""
+    table = Table("id", "version", "categories", "description", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for policy in PolicyBook(load_settings(policies=policies or None).policies):
+        names = ", ".join(category.id for category in policy.categories)
+        table.add_row(*map(_shown, (policy.id, str(policy.version), names, policy.description)))
+    _console().print(table)
+
+
+@policy_app.command("show")
+def policy_show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id of a policy, or a policy file.")],
+    prompt: Annotated[bool, typer.Option("--prompt", help="Print the words that the model reads instead.")] = False,
+    kind: KindOption = None,
+    policies: PoliciesOption = None,
+) -> None:
+    """Print a policy as YAML, with its hash."""
+    policy = find_policy(load_settings(policies=policies or None), name)
+    if prompt:
+        kind = kind or policy.default_kind
+        lines = load_template(kind).policy_text(policy.narrowed(None, kind)).splitlines()
+        print("\n".join(map(printable, lines)))
+        return
+    import yaml
+
+    content = policy.model_dump(mode="json", exclude_defaults=True)
+    for category in content["categories"]:
+        if category["name"] == category["id"]:
+            del category["name"]
+    lines = [f"# hash: {policy.hash}"]
+    lines += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).splitlines()
+    print("\n".join(map(printable, lines)))
+
+
+@policy_app.command("lint")
+def policy_lint(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Default: all shipped ones.")] = None,
+) -> None:
+    """Check policy files; warn of what is allowed but odd. Exit status: 0 all hold, 2 some do not."""
+    status = EXIT_ACCEPTED
+    for path in files or sorted((shipped("prompts") / "policies").glob("*.yaml")):
+        try:
+            policy = load_policy(path)
+        except InvalidPolicy as error:
+            print(printable(str(error)))
+            status = EXIT_ERROR
+        else:
+            print(f"{printable(str(path))}: ok")
+            for warning in oddities(policy):
+                print(f"{printable(str(path))}: warning: {printable(warning)}")
+    raise typer.Exit(status)
+
+
+@policy_app.command("test")
+def policy_test(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID|FILE]...", help="Default: every policy that can be asked for.")
+    ] = None,
+    model: ModelOption = None,
+    policies: PoliciesOption = None,
+) -> None:
+    """Judge the tests of policies. Exit status: 0 all passed, 1 some failed, 2 error."""
+    settings = load_settings(model=model, policies=policies or None)
+    chosen = [find_policy(settings, name) for name in names] if names else list(PolicyBook(settings.policies))
+    moderator = Moderator.load(settings)
+    statuses = [_run_tests(moderator, policy) for policy in chosen]
+    raise typer.Exit(max(statuses, default=EXIT_ACCEPTED))
+
+
+def find_policy(settings: Settings, name: str | None) -> Policy:
+    """A policy by its id or file; without a name, that of the settings. Raises `UnknownPolicy`, `InvalidPolicy`."""
+    name = name or settings.policy
+    if name.endswith((".yaml", ".yml")) and Path(name).exists():
+        return load_policy(Path(name))
+    return PolicyBook(settings.policies).get(name)
+
+
+def make_item(
+    text: str, policy: Policy, *, answer: str | None = None, parent: str | None = None, title: str | None = None,
+    kind: Kind | None = None,
+) -> Item:  # fmt: skip
+    """The item that a text and its context are; without a `kind` the context tells it. Raises `InvalidRequest`."""
+    in_thread = parent is not None or title is not None
+    if answer is not None and (in_thread or kind not in (None, Kind.ANSWER)):
+        raise InvalidRequest("An answer has neither --parent nor --title nor another --kind.", hint="Leave them out.")
+    if answer is not None:
+        return Item(text=answer, kind=Kind.ANSWER, prompt=text)
+    if in_thread and kind not in (None, Kind.COMMENT):
+        raise InvalidRequest("Only a comment has --parent and --title.", hint="Leave them out, or say --kind comment.")
+    kind = kind or (Kind.COMMENT if in_thread else policy.default_kind)
+    return Item(text=text, kind=kind, parent=parent, title=title)
+
+
+def oddities(policy: Policy) -> list[str]:
+    """What a valid policy says that its author may not have meant."""
+    found = [] if policy.tests else ["no tests"]
+    if not 0.05 <= policy.threshold <= 0.95:
+        found.append(f"threshold {policy.threshold}: nearly everything or nearly nothing will reach it")
+    for category in policy.categories:
+        if len(category.description.split()) < 3:
+            found.append(f"category {category.id}: a description of fewer than 3 words tells the model little")
+        if not 0.05 <= category.threshold <= 0.95:
+            found.append(f"category {category.id}: nearly everything or nearly nothing will reach {category.threshold}")
+        elif category.threshold > policy.threshold and category.action is not Action.ALLOW:
+            found.append(
+                f"category {category.id}: its threshold {category.threshold} is above the policy's "
+                f"{policy.threshold}, which stops an item before"
+            )
+    if all(category.action is Action.ALLOW for category in policy.categories):
+        found.append("every category's action is allow: the model stops nothing")
+    return found
+
+
+def _run_tests(moderator: Moderator, policy: Policy) -> int:
+    passed, status = 0, EXIT_ACCEPTED
+    for case in policy.tests:
+        try:
+            verdict = _judge_case(moderator, policy, case)
+        except GuardError as error:
+            result, found, status = "error", str(error), EXIT_ERROR
+        else:
+            result, found = ("pass" if _as_expected(verdict, case) else "FAIL"), _in_a_word(verdict)
+            passed += result == "pass"
+            status = max(status, EXIT_ERROR if verdict.error else EXIT_ACCEPTED if result == "pass" else EXIT_FLAGGED)
+        expected = case.expect + (f" ({case.category})" if case.category else "")
+        print(printable(f"{result:5} {policy.id}: expected {expected}, got {found}: {printable(case.text, _WORDS)}"))
+    print(f"{policy.id}: {passed} of {len(policy.tests)} passed" if policy.tests else f"{policy.id}: no tests")
+    return status
+
+
+def _judge_case(moderator: Moderator, policy: Policy, case: PolicyTest) -> Verdict:
+    kind = case.kind or (
+        Kind.ANSWER if case.prompt else Kind.COMMENT if case.parent or case.title else policy.default_kind
+    )
+    item = Item(text=case.text, kind=kind, prompt=case.prompt, parent=case.parent, title=case.title)
+    return moderator.judge(item, policy=policy)
+
+
+def _as_expected(verdict: Verdict, case: PolicyTest) -> bool:
+    decided = verdict.accepted if case.expect == "accepted" else verdict.decision.value == case.expect
+    return decided and (case.category is None or case.category in verdict.categories)
+
+
+def _in_a_word(verdict: Verdict) -> str:
+    """`flag (insult) 0.903`"""
+    if verdict.error:
+        return f"error ({verdict.error.code}: {verdict.error.message})"
+    named = f" ({', '.join(verdict.categories)})" if verdict.categories else ""
+    return f"{verdict.decision.value}{named} {verdict.score or 0.0:.3f}"
+
+
+def _describe(verdict: Verdict) -> Text:
+    """A verdict for people."""
+    lines = [Text(verdict.decision.value, style=_COLOURS[verdict.decision])]
+    if verdict.error:
+        message = " ".join((verdict.error.message, verdict.error.hint)).strip()
+        return lines[0].append(printable(f"  {verdict.error.code}: {message}"), style="default")
+    lines[0].append(f"  score {verdict.score or 0.0:.3f}", style="default")
+    scores = (f"{name} {verdict.category_scores.get(name, 0.0):.3f}" for name in verdict.categories)
+    lines.append(_shown(f"categories: {', '.join(scores) or 'none'}"))
+    reasons = {
+        "model": f"the model {verdict.model} read it under {verdict.policy} version {verdict.policy_version}",
+        "truncated": "nothing was found, but not all of the text was read",
+    }
+    lines.append(_shown(f"reason: {reasons.get(verdict.reason, verdict.reason)}"))
+    if verdict.passages > 1 and verdict.passage:
+        beginning = printable(verdict.passage.excerpt, _WORDS)
+        lines.append(_shown(f"passage {verdict.passage.index + 1} of {verdict.passages} decided: {beginning}"))
+    if verdict.truncated and verdict.reason != "truncated":
+        lines.append(Text("note: not all of the text or its context was read"))
+    if verdict.unsupported_language:
+        lines.append(Text("note: the text is not in a language that the model was made for"))
+    return Text("\n").join(lines)
+
+
+class _Progress:
+    """Rows, rate and time left: a bar on a terminal, else a line every few seconds. Always on stderr."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console)
+        self._live = console.is_terminal
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def __call__(self, rows: int, share: float) -> None:
+        now = time.monotonic()
+        seconds = now - self._started
+        left = f"{_clock(seconds / share - seconds)} left" if share else "time left unknown"
+        line = f"{rows:,} rows, {share:.0%}, {_rate(rows / seconds if seconds else 0.0)}, {left}"
+        if self._live:
+            self._bar.update(self._task, completed=share, description=line)
+        elif now - self._said >= _PLAIN_EVERY:
+            self._said = now
+            print(line, file=sys.stderr, flush=True)
+
+
+def _print_summary(summary: Summary, out: Path) -> None:
+    lines = [
+        f"{summary.rows:,} rows in {summary.seconds:.1f} s ({_rate(summary.rows_per_second)})",
+        f"decisions: {_counts(summary.decisions)}",
+        f"categories: {_counts(summary.categories)}",
+        f"written: {out}",
+    ]
+    if summary.errors:
+        lines.append(f"without a verdict: {summary.errors:,} rows, see {summary.errors_file}")
+    print("\n".join(map(printable, lines)))
+
+
+def _print_flagged(summary: Summary) -> None:
+    table = Table("id", "decision", "categories", "score", "text", box=None, pad_edge=False)
+    table.columns[-1].no_wrap = True
+    for row in summary.flagged:
+        words = printable(" ".join(row.text.split()), _WORDS)
+        cells = (row.id, row.decision.value, ", ".join(row.categories), f"{row.score:.3f}", words)
+        table.add_row(*map(_shown, cells))
+    _console().print(table)
+    stopped = sum(n for decision, n in summary.decisions.items() if decision not in (Decision.ALLOW, Decision.ERROR))
+    if stopped > len(summary.flagged):
+        print(f"and {stopped - len(summary.flagged):,} more with lower scores")
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def _shown(text: str) -> Text:
+    return Text(printable(text))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
+
+
+def _rate(rows_per_second: float) -> str:
+    return f"{rows_per_second:,.0f} rows/s" if rows_per_second >= 10 else f"{rows_per_second:.1f} rows/s"
+
+
+def _clock(seconds: float) -> str:
+    """
+    >>> _clock(3725.4)
+    '1:02:05'
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _names(joined: str | None) -> list[str] | None:
+    return None if joined is None else [name.strip() for name in joined.split(",") if name.strip()]
+
+
+def _given_or_piped(text: str | None) -> str:
+    """The argument, else standard input less the newline with which a shell ends it."""
+    if text is not None and text != "-":
+        return text
+    if sys.stdin is None or (text is None and sys.stdin.isatty()):
+        raise InvalidItem("There is no text.", hint="Give it as an argument, or pipe it in.")
+    return sys.stdin.buffer.read().decode("utf-8-sig", "replace").removesuffix("\n").removesuffix("\r")
+
+
+def _help_unless_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _explained(error: BaseException) -> str:
+    """What an error says, in one line; of usage errors, where help is to be had."""
+    if isinstance(error, GuardError):
+        return str(error)
+    usage: Any = error  # typer brings its own click or uses the installed one: told by its method, not its class
+    if hasattr(usage, "format_message"):
+        context = getattr(usage, "ctx", None)
+        return f"{usage.format_message()} See `{context.command_path if context else 'guard'} --help`."
+    return f"{type(error).__name__}: {error}"
+
+
+def _reader_left() -> int:
+    """Whoever read our output (`| head`) is gone: nothing more can be said, and Python must not try at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_ERROR

@@ -1,0 +1,1 @@
+"""Batch scanning: `readers` gives rows, `scan` has them judged, `writers` keeps the verdicts."""

@@ -1,0 +1,29 @@
+from functools import cache
+
+import pytest
+
+from guard.engine.fake import FakeEngine
+from guard.moderator import Moderator
+from guard.resources import shipped
+from guard.tokenizer import Tokenizer, load_tokenizer
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(shipped("models") / "embedded")
+
+
+@pytest.fixture
+def moderator():
+    return Moderator(FakeEngine(), tokenizer())
+
+
+@pytest.fixture
+def scripted():
+    """A moderator for `self-reflection` whose engine answers from a script of acceptable probabilities or errors."""
+
+    def make(script):
+        entries = [p if isinstance(p, Exception) else [p, 1 - p, 0.0, 0.0] for p in script]
+        return Moderator(FakeEngine(entries), tokenizer())
+
+    return make
