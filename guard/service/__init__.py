@@ -1,0 +1,1 @@
+"""`guard` over HTTP: wire formats, a queue, a worker. The only package that imports fastapi and uvicorn."""

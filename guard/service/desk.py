@@ -1,0 +1,120 @@
+"""The desk: what every wire format needs between its fields and the batcher.
+
+The one rule: a text that nobody judged makes the request an error, never a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from starlette.requests import Request
+
+from guard.errors import STATUS, EngineError, GuardError, InvalidItem, NotReady
+from guard.item import Item, Kind
+from guard.moderator import Moderator, Task
+from guard.policy import Policy
+from guard.service.batcher import Batcher, described
+from guard.service.incoming import unless_gone
+from guard.settings import Settings
+from guard.verdict import Verdict
+
+_log = logging.getLogger(__name__)
+
+_SELF_TEST = "The weather is fine today."
+_SELF_TEST_AGAIN = 5.0  # seconds between attempts, should the first one fail
+_BY_CODE = {leaf.code: leaf for leaf in STATUS}
+
+
+class Text(NamedTuple):
+    """A text of a request, and where it stands there, such as `input.3`."""
+
+    param: str
+    text: str
+
+
+class Desk:
+    """Judges the texts of requests. `open` starts the worker and tests it; `check` says whether both are well."""
+
+    def __init__(self, moderator: Moderator, settings: Settings, policy: str) -> None:
+        self.moderator = moderator
+        self.settings = settings
+        self.batcher = Batcher(moderator, settings)
+        self._policy = policy  # judges the self-test
+        self._tested = asyncio.Event()
+        self._fault = "The self-test has not finished."
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        self.batcher.start()
+        testing = asyncio.create_task(self._self_test())
+        try:
+            yield
+        finally:
+            testing.cancel()
+            await self.batcher.close()
+            await asyncio.gather(testing, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raises `NotReady` unless the self-test has passed and the worker works."""
+        if self._fault:
+            raise NotReady(self._fault, hint="See the service's log.")
+        self.batcher.check()
+
+    async def judge(
+        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None, kind: Kind | None
+    ) -> list[Verdict]:
+        """One verdict per text, none of them an error. Raises whatever kept any of them from being judged."""
+        chosen = self.moderator.policies.get(policy)
+        kind = kind or chosen.default_kind
+        narrowed = chosen.narrowed(categories, kind)
+        tasks = [_task(text, kind, narrowed) for text in texts]
+        verdicts = await unless_gone(request, self._judged(tasks))
+        outcomes = Counter(verdict.decision.value for verdict in verdicts)
+        _log.info(
+            "%s policy=%s texts=%d characters=%d %s",
+            request.state.request_id, policy, len(texts), sum(len(text) for _, text in texts),
+            " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items())),
+        )  # fmt: skip
+        for text, verdict in zip(texts, verdicts, strict=True):
+            _check(verdict, text.param)
+        return verdicts
+
+    async def _judged(self, tasks: list[Task]) -> list[Verdict]:
+        await self._tested.wait()
+        self.check()
+        return await self.batcher.submit(tasks)
+
+    async def _self_test(self) -> None:
+        """Judge one text until that succeeds. Requests wait for the first attempt, and fail after a failed one."""
+        while self._fault:
+            try:
+                (verdict,) = await self.batcher.submit([self.moderator.task(_SELF_TEST, policy=self._policy)])
+                _check(verdict, param=None)
+                self._fault = ""
+                _log.info("self-test passed: model %s", verdict.model)
+            except Exception as error:  # whatever it is, the service is not ready
+                self._fault = f"The self-test failed: {error if isinstance(error, GuardError) else 'internal error'}"
+                _log.error("self-test failed: %s", described(error))
+            self._tested.set()
+            if self._fault:
+                await asyncio.sleep(_SELF_TEST_AGAIN)
+
+
+def _task(text: Text, kind: Kind, policy: Policy) -> Task:
+    try:
+        return Task(Item(text=text.text, kind=kind), policy)
+    except InvalidItem as error:
+        error.param = text.param
+        raise
+
+
+def _check(verdict: Verdict, param: str | None) -> None:
+    """Raises the error of a verdict that has one."""
+    failure = verdict.error
+    if failure is not None:
+        raise _BY_CODE.get(failure.code, EngineError)(failure.message, hint=failure.hint, param=param)

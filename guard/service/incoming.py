@@ -1,0 +1,99 @@
+"""Reading a request: its body, its JSON, its fields, and whether its client is still there.
+
+The one rule: whatever a client sends, the outcome is a value or an `InputError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from guard.errors import InvalidRequest, PayloadTooLarge
+
+_T = TypeVar("_T")
+_Shape = TypeVar("_Shape", bound=BaseModel)
+
+_OVERRUN = 64 * 2**20  # bytes of a body too large that are still read, and thrown away
+_OVERRUN_SECONDS = 5.0
+
+
+async def read_body(request: Request, limit_mb: float) -> bytes:
+    """The whole body. Raises `PayloadTooLarge`, with or without a Content-Length."""
+    limit = int(limit_mb * 2**20)
+    body = bytearray()
+    chunks = request.stream()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            # Closing on a client that still sends would take the answer away from it.
+            received = 0
+            try:
+                async with asyncio.timeout(_OVERRUN_SECONDS):
+                    async for chunk in chunks:
+                        received += len(chunk)
+                        if received > _OVERRUN:
+                            break
+            except TimeoutError:
+                pass
+            raise PayloadTooLarge(f"The body is larger than {limit_mb:g} MB.", hint="Send several requests.")
+    return bytes(body)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Stricter than `json.loads`: no NaN, no key twice. Raises `InvalidRequest`."""
+    try:
+        found = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except UnicodeDecodeError as cause:
+        raise InvalidRequest("The body is not UTF-8.", hint=f"See byte {cause.start}.") from None
+    except json.JSONDecodeError as cause:
+        raise InvalidRequest("The body is not JSON.", hint=f"See line {cause.lineno}, column {cause.colno}.") from None
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        raise InvalidRequest("The body's JSON is too deep or its numbers are too long.") from None
+    if not isinstance(found, dict):
+        raise InvalidRequest("The body is not a JSON object.", hint='Send {"input": "..."}.')
+    return found
+
+
+def read_shape(shape: type[_Shape], data: dict[str, Any]) -> _Shape:
+    """The fields of a request. Raises `InvalidRequest` that names the first field that is wrong."""
+    try:
+        return shape.model_validate(data)
+    except ValidationError as cause:
+        first = cause.errors(include_input=False, include_url=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise InvalidRequest(f"{param}: {first['msg']}.", param=param) from None
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The outcome of `work`, which is cancelled when the client hangs up. Raises `ClientDisconnect` then."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise InvalidRequest("NaN and Infinity are not JSON.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InvalidRequest("An object of the body has the same key twice.")
+    return found

@@ -1,0 +1,58 @@
+"""`guard serve`: the model, the application and uvicorn in one process.
+
+The one rule: standard output gets one line, when the service really listens; everything else is logged to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+
+import uvicorn
+
+from guard.errors import InvalidSettings
+from guard.moderator import Moderator
+from guard.service.app import create_app
+from guard.settings import Settings
+
+_GRACE = 30  # seconds for requests under way when the service is told to stop
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying where it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            print(f"guard serves on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way. Raises what loading raises."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end in KeyboardInterrupt, also while loading
+    with contextlib.suppress(KeyboardInterrupt), _bound(settings.host, settings.port) as listening:
+        app = create_app(Moderator.load(settings), settings)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE)
+        _Server(config).run([listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, before the model is loaded for nothing. Raises `InvalidSettings`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as cause:
+        raise InvalidSettings(
+            f"Cannot listen on {host}:{port}: {cause.strerror or cause}.", hint="Choose another --host or --port."
+        ) from cause
+    return bound
