@@ -1,0 +1,84 @@
+"""Stage 6: Platt's scale and shift per policy and kind of item, on held-back rows, through the served pipeline."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from guard.calibration import Calibration
+from guard.engine.engine import TorchEngine
+from guard.item import Kind
+from guard.moderator import Moderator, Task
+from guard.policy import Policy, PolicyBook
+from guard.tokenizer import load_tokenizer
+from training.config import Config
+from training.corpus import Example, admissible
+from training.tune import JUDGED_AS
+
+HARMFUL_SHARE = 0.25  # the share of unacceptable items that the calibrated probabilities assume
+ROWS = 600  # per policy, kind and class
+CLIP = 1e-7
+
+
+def served(config: Config, calibration: Calibration) -> Moderator:
+    """The exported checkpoint behind the pipeline that is served."""
+    engine = TorchEngine.load(config.out)
+    return Moderator(engine, load_tokenizer(config.out), calibration=calibration)
+
+
+def calibrate(config: Config, held_back: Sequence[Example]) -> None:
+    """Fit and write `calibration.json`."""
+    moderator = served(config, Calibration())
+    fits = []
+    for policy in PolicyBook():
+        for kind in policy.kinds:
+            rows = balanced(held_back, policy, kind, config.seed)
+            tasks = [Task(example.item.model_copy(update={"kind": kind}), policy) for example, _ in rows]
+            scores = np.array([verdict.score for verdict in moderator.judge_many(tasks)])
+            scores = scores.clip(CLIP, 1 - CLIP)
+            harmful = np.array([harm for _, harm in rows])
+            weights = np.where(harmful, HARMFUL_SHARE / harmful.sum(), (1 - HARMFUL_SHARE) / (~harmful).sum())
+            fit = LogisticRegression(C=1e6).fit(
+                np.log(scores / (1 - scores))[:, None], harmful, sample_weight=weights * len(rows)
+            )
+            scale, shift = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+            if not (scale > 0 and math.isfinite(shift)):
+                raise RuntimeError(f"{policy.id}/{kind}: the model ranks the wrong way round (scale {scale})")
+            calibrated = 1 / (1 + np.exp(-(scale * np.log(scores / (1 - scores)) + shift)))
+            line = {
+                "policy": policy.id,
+                "kind": kind.value,
+                "scale": round(scale, 4),
+                "shift": round(shift, 4),
+                "rows": len(rows),
+            }
+            fits.append(line)
+            caught, false = (calibrated[harmful] >= 0.5).mean(), (calibrated[~harmful] >= 0.5).mean()
+            print(json.dumps({**line, "recall": round(caught, 3), "false_positives": round(false, 3)}), flush=True)
+    text = json.dumps({"harmful_share": HARMFUL_SHARE, "fits": fits}, indent=2)
+    (config.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+
+
+def balanced(examples: Sequence[Example], policy: Policy, kind: Kind, seed: int) -> list[tuple[Example, bool]]:
+    """Up to ROWS harmful and ROWS acceptable examples under `policy` for `kind`, spread over the sources."""
+    draw = random.Random(f"{seed} {policy.id} {kind}")
+    by_source: dict[tuple[bool, str], list[Example]] = defaultdict(list)
+    for example in examples:
+        right = admissible(example, policy, narrowed=False)
+        if right is None or (0 in right and len(right) > 1) or kind not in dict(JUDGED_AS[example.item.kind]):
+            continue
+        by_source[right != [0], example.source].append(example)
+    rows: list[tuple[Example, bool]] = []
+    for harmful in (True, False):
+        sources = [draw.sample(found, len(found)) for (harm, _), found in by_source.items() if harm is harmful]
+        taken: list[Example] = []
+        while len(taken) < ROWS and any(sources):
+            taken += [source.pop() for source in sources if source]
+        rows += [(example, harmful) for example in taken[:ROWS]]
+    return rows

@@ -1,0 +1,71 @@
+"""What pre-training and tuning share: optimiser, schedule, and checkpoints that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import MistralForCausalLM
+
+from training.config import Config
+
+
+def optimiser(model: MistralForCausalLM, rate: float) -> torch.optim.AdamW:
+    """AdamW, no decay on norms."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+
+
+def run(
+    config: Config, stage: str, model: MistralForCausalLM, rate: float, steps: int, step_loss: Callable[[int], Tensor]
+) -> None:
+    """Take `steps` steps of `step_loss(step)`, resuming from the last checkpoint of `stage` if there is one.
+
+    A step's batch depends on the seed and on its number alone, so a resumed run sees what an undisturbed one sees.
+    """
+    optimizer = optimiser(model, rate)
+    file = config.work / f"{stage}.pt"
+    first = 0
+    if file.is_file():
+        state = torch.load(file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    model.train()
+    began = saved = time.monotonic()
+    mean = 0.0
+    for step in range(first, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = step_loss(step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        mean = loss.item() if step == first else 0.98 * mean + 0.02 * loss.item()
+        if step % 50 == 49:
+            minutes = (time.monotonic() - began) / 60
+            line = {"stage": stage, "step": step + 1, "of": steps, "loss": round(mean, 4), "minutes": round(minutes, 2)}
+            print(json.dumps(line), flush=True)
+        if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            save(file, model, optimizer, step + 1)
+            saved = time.monotonic()
+    save(file, model, optimizer, steps)
+
+
+def save(file: Path, model: MistralForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write a checkpoint beside the old one and put it in its place in one move."""
+    part = file.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    os.replace(part, file)
