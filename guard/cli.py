@@ -204,7 +204,7 @@ def serve(
     policies: PoliciesOption = None,
 ) -> None:
     """Serve the HTTP API until interrupted. Every other setting: GUARD_* variables or guard.yaml."""
-    settings = load_settings(host=host, port=port, model=model, policy=policy, policies=policies or None)
+    settings = load_settings(host=host, port=port, model=model, service_policy=policy, policies=policies or None)
     from guard.service.server import serve as serve_http
 
     serve_http(settings)

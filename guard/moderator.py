@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from guard.calibration import Calibration
 from guard.engine.request import Engine, LogProbs, Request
@@ -120,10 +120,10 @@ class Moderator:
         kind: Kind | str | None = None,
     ) -> Task:  # fmt: skip
         """A text and the names of what to judge it by, as a task for `judge_many`. Raises as `judge` does."""
-        chosen = policy if isinstance(policy, Policy) else self.policies.get(policy or self.settings.policy)
-        item = (
-            text if isinstance(text, Item) else Item.model_validate({"text": text, "kind": kind or chosen.default_kind})
-        )
+        named = self.settings.policy if policy is None else policy
+        chosen = named if isinstance(named, Policy) else self.policies.get(named)
+        kind = chosen.default_kind if kind is None else kind
+        item = text if isinstance(text, Item) else Item.model_validate({"text": text, "kind": kind})
         return Task(item, chosen.narrowed(categories, item.kind))
 
     def judge_many(self, tasks: Sequence[Task]) -> list[Verdict]:
@@ -144,6 +144,10 @@ class Moderator:
             for asking, per_task in zip(asked, requests, strict=True)
         ]
 
+    def failed(self, policy: Policy, error: GuardError) -> Verdict:
+        """The verdict on what nobody could judge."""
+        return Verdict(**self._judged_by(policy), decision=Decision.ERROR, error=failure(error), reason="error")
+
     def _ask(self, task: Task) -> _Asked:
         ruled = self._by_rule(task)
         if ruled is not None:
@@ -163,13 +167,15 @@ class Moderator:
             return _Asked(task, prompt, content, parts)
         except GuardError as error:
             return _Asked(task, failed=error)
+        except Exception as cause:  # whatever a tokenizer raises at one text, the others are judged
+            return _Asked(task, failed=EngineError(f"The text could not be tokenised: {type(cause).__name__}."))
 
     def _answer(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
         if asked.ruled is not None:
             return asked.ruled
         failed = asked.failed or next((s for s in scored if isinstance(s, EngineError)), None)
         if failed is not None:
-            return self._verdict(asked.task, Decision.ERROR, error=failure(failed), reason="error")
+            return self.failed(asked.task.policy, failed)
         assert asked.prompt and asked.content and asked.parts  # `_ask` sets all of them unless it failed
         item, policy = asked.task
         calibrated = [
@@ -218,16 +224,17 @@ class Moderator:
             categories=named,
         )  # fmt: skip
 
-    def _verdict(self, task: Task, decision: Decision, **found: object) -> Verdict:
-        return Verdict(
-            decision=decision,
-            policy=task.policy.id,
-            policy_version=task.policy.version,
-            policy_hash=task.policy.hash,
-            model=self.engine.model_id,
-            unsupported_language=not supported(task.item.text, self._languages),
-            **found,  # type: ignore[arg-type]
-        )
+    def _verdict(self, task: Task, decision: Decision, **found: Any) -> Verdict:
+        foreign = not supported(task.item.text, self._languages)
+        return Verdict(**self._judged_by(task.policy), **found, decision=decision, unsupported_language=foreign)
+
+    def _judged_by(self, policy: Policy) -> dict[str, Any]:
+        return {
+            "policy": policy.id,
+            "policy_version": policy.version,
+            "policy_hash": policy.hash,
+            "model": self.engine.model_id,
+        }
 
     def _prompt(self, kind: Kind, policy: Policy) -> Prompt:
         key = (kind, policy.hash)

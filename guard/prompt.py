@@ -58,9 +58,8 @@ class Template(BaseModel):
         if value[-1].field != "text" or len({block.field for block in value}) != len(value):
             raise ValueError("the last field is `text`, and no field stands twice")
         # a mark of one character could not be broken up in the text between the marks
-        if any(
-            len(mark) < 2 for block in value for mark in ((block.before.split() or [""])[-1], *block.after.split()[:1])
-        ):
+        marks = [((b.before.split() or [""])[-1], (b.after.split() or [""])[0]) for b in value]
+        if any(len(mark) < 2 for pair in marks for mark in pair):
             raise ValueError("a field stands between marks of at least two characters, such as <<< and >>>")
         return value
 

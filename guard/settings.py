@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     """`embedded`, a folder with a Hugging Face checkpoint, or a Hugging Face model id."""
     policy: str = "self-reflection"
     """The policy of a call that names none."""
+    service_policy: str = "moderation-13"
+    """The policy of an HTTP request that names none."""
     policies: tuple[Path, ...] = ()
     """Folders of further policy files."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

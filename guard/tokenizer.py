@@ -231,7 +231,9 @@ def _chat_renderer(folder: Path, config: dict[str, Any]) -> Callable[[str], str]
         raise ModelUnavailable(
             f"{folder}: the model has no chat template.", hint="Name an instruct model, or add chat_template.jinja."
         )
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )  # as transformers has it
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda _format: ""  # a prompt must not change with the day
     template = environment.from_string(source)

@@ -21,7 +21,7 @@ from guard.moderator import Moderator, Task
 from guard.policy import Policy
 from guard.scan.readers import Reader, Row, open_reader
 from guard.scan.writers import ErrorsWriter, open_writer, record
-from guard.verdict import Decision, Verdict, failure
+from guard.verdict import Decision, Verdict
 
 BLOCK_ROWS = 256  # judged together: at 30 rows a second, progress is news every 8 seconds
 BLOCK_CHARACTERS = 4 * 2**20  # a block of very long texts has fewer rows
@@ -124,9 +124,9 @@ def _judge(moderator: Moderator, rows: Sequence[Row], example: Task) -> list[Ver
             try:
                 tasks[row.text] = Task(Item(text=row.text, kind=kind), policy)
             except GuardError as error:
-                verdicts[row.text] = _no_verdict(moderator, policy, error)
+                verdicts[row.text] = moderator.failed(policy, error)
     verdicts.update(zip(tasks, _judge_tasks(moderator, list(tasks.values())), strict=True))
-    return [_no_verdict(moderator, policy, row.error) if row.error else verdicts[row.text] for row in rows]
+    return [moderator.failed(policy, row.error) if row.error else verdicts[row.text] for row in rows]
 
 
 def _judge_tasks(moderator: Moderator, tasks: list[Task]) -> list[Verdict]:
@@ -137,19 +137,7 @@ def _judge_tasks(moderator: Moderator, tasks: list[Task]) -> list[Verdict]:
         if len(tasks) > 1:
             return [verdict for task in tasks for verdict in _judge_tasks(moderator, [task])]
         error = cause if isinstance(cause, GuardError) else EngineError(f"{type(cause).__name__}: {cause}")
-        return [_no_verdict(moderator, task.policy, error) for task in tasks]
-
-
-def _no_verdict(moderator: Moderator, policy: Policy, error: GuardError) -> Verdict:
-    return Verdict(
-        decision=Decision.ERROR,
-        reason="error",
-        policy=policy.id,
-        policy_version=policy.version,
-        policy_hash=policy.hash,
-        model=moderator.engine.model_id,
-        error=failure(error),
-    )
+        return [moderator.failed(task.policy, error) for task in tasks]
 
 
 def _error_record(row: Row, verdict: Verdict) -> dict[str, object]:

@@ -24,7 +24,7 @@ from guard.settings import Settings
 
 def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     """The service of a moderator. Its settings say how much it accepts at once."""
-    desk = Desk(moderator, settings, policy=openai.DEFAULT_POLICY)
+    desk = Desk(moderator, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

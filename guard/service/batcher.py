@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from guard.errors import EngineError, GuardError, InvalidRequest, NotReady, Overloaded
 from guard.moderator import Moderator, Task
 from guard.settings import Settings
-from guard.verdict import Decision, Verdict, failure
+from guard.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -178,10 +178,7 @@ class Batcher:
     def _failed(self, task: Task, error: Exception) -> Verdict:
         if not isinstance(error, GuardError):  # a foreign message may quote the text
             error = EngineError("The engine failed on this text.", hint="The service's log names the cause.")
-        return Verdict(
-            decision=Decision.ERROR, reason="error", error=failure(error), policy=task.policy.id,
-            policy_version=task.policy.version, policy_hash=task.policy.hash, model=self._moderator.engine.model_id,
-        )  # fmt: skip
+        return self._moderator.failed(task.policy, error)
 
     def _give(self, batch: Sequence[tuple[_Ask, int]], verdicts: Sequence[Verdict]) -> None:
         with self._wake:

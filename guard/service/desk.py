@@ -40,11 +40,10 @@ class Text(NamedTuple):
 class Desk:
     """Judges the texts of requests. `open` starts the worker and tests it; `check` says whether both are well."""
 
-    def __init__(self, moderator: Moderator, settings: Settings, policy: str) -> None:
+    def __init__(self, moderator: Moderator, settings: Settings) -> None:
         self.moderator = moderator
         self.settings = settings
         self.batcher = Batcher(moderator, settings)
-        self._policy = policy  # judges the self-test
         self._tested = asyncio.Event()
         self._fault = "The self-test has not finished."
 
@@ -93,7 +92,9 @@ class Desk:
         """Judge one text until that succeeds. Requests wait for the first attempt, and fail after a failed one."""
         while self._fault:
             try:
-                (verdict,) = await self.batcher.submit([self.moderator.task(_SELF_TEST, policy=self._policy)])
+                (verdict,) = await self.batcher.submit(
+                    [self.moderator.task(_SELF_TEST, policy=self.settings.service_policy)]
+                )
                 _check(verdict, param=None)
                 self._fault = ""
                 _log.info("self-test passed: model %s", verdict.model)

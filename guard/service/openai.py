@@ -19,7 +19,6 @@ from guard.service.failures import ErrorBody
 from guard.service.incoming import read_body, read_object, read_shape
 from guard.verdict import Verdict
 
-DEFAULT_POLICY = "moderation-13"
 DEFAULT_MODEL = "omni-moderation-latest"
 MODELS = (DEFAULT_MODEL, "omni-moderation-2024-09-26", "text-moderation-latest", "text-moderation-stable")
 
@@ -102,7 +101,7 @@ def routes(desk: Desk) -> APIRouter:
         body = await read_body(request, desk.settings.max_body_mb)
         asked = read_shape(ModerationRequest, read_object(body))
         model = known(asked.model or DEFAULT_MODEL)
-        policy = asked.policy or (model.id if model.id in ids else DEFAULT_POLICY)
+        policy = asked.policy or (model.id if model.id in ids else desk.settings.service_policy)
         texts = asked.texts(desk.settings.max_inputs)
         verdicts = await desk.judge(request, texts, policy, asked.categories, asked.kind)
         return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model.id, results=list(map(_result, verdicts)))

@@ -87,11 +87,18 @@ def test_a_window_off_by_one_would_be_seen(engine, reference, monkeypatch):
 SEGMENT = st.lists(st.integers(3, 60), min_size=1, max_size=2 * WINDOW).map(tuple)
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     prefixes=st.lists(SEGMENT, min_size=1, max_size=2),
     tails=st.lists(st.lists(SEGMENT, min_size=1, max_size=3).map(tuple), min_size=1, max_size=5),
-    labels=st.lists(st.lists(st.integers(3, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=5, unique=True),
+    labels=st.lists(
+        st.lists(st.integers(3, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=5, unique=True
+    ),
 )
 def test_random_trees_equal_the_oracle(engine, reference, prefixes, tails, labels):
     requests = [Request((prefix, *tail), tuple(labels), 2) for prefix in prefixes for tail in tails]
