@@ -388,7 +388,12 @@ def test_serve_gets_the_settings(monkeypatch, tmp_path):
     done = call("serve", "--host", "0.0.0.0", "--port", "0", "--policy", "mistral-9", "--policies", str(tmp_path))
     assert done.exit_code == 0
     (settings,) = served
-    assert (settings.host, settings.port, settings.policy, settings.model) == ("0.0.0.0", 0, "mistral-9", "fake")
+    assert (settings.host, settings.port, settings.service_policy, settings.model) == (
+        "0.0.0.0",
+        0,
+        "mistral-9",
+        "fake",
+    )
     assert settings.policies == (tmp_path,)
 
 

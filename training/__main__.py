@@ -1,6 +1,6 @@
 """How the embedded model is made, end to end: `python -m training` (all stages) or `python -m training STAGE ...`.
 
-Stages: tokenizer → pretrain → tune → calibrate → export → card. Each one reads what the one before it left in
+Stages: tokenizer → pretrain → tune → refine → export → calibrate → card. Each one reads what the one before it left in
 `training/work/` or `models/embedded/`; pretrain and tune resume from their last checkpoint.
 """
 
@@ -48,7 +48,12 @@ def make_base(config: Config) -> None:
 
 def make_judge(config: Config) -> None:
     sampler = tune.Sampler(config, examples(config, "train"), load_tokenizer(config.out))
-    tune.tune(config, load(config, "pretrain"), sampler)
+    tune.tune(config, load(config, "pretrain"), sampler, "tune", config.tune_learning_rate, config.tune_steps)
+
+
+def refine_judge(config: Config) -> None:
+    sampler = tune.Sampler(config, examples(config, "train"), load_tokenizer(config.out), pair_share=0.5)
+    tune.tune(config, load(config, "tune"), sampler, "refine", config.refine_learning_rate, config.refine_steps)
 
 
 def load(config: Config, stage: str) -> MistralForCausalLM:
@@ -62,7 +67,8 @@ STAGES: dict[str, Callable[[Config], None]] = {
     "tokenizer": make_tokenizer,
     "pretrain": make_base,
     "tune": make_judge,
-    "export": lambda config: export.export(config, load(config, "tune")),
+    "refine": refine_judge,
+    "export": lambda config: export.export(config, load(config, "refine")),
     "calibrate": lambda config: calibrate.calibrate(config, examples(config, "held back")),
     "card": lambda config: card.write(config, examples(config, "train"), examples(config, "held back")),
 }

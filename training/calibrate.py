@@ -22,7 +22,7 @@ from training.corpus import Example, admissible
 from training.tune import JUDGED_AS
 
 HARMFUL_SHARE = 0.25  # the share of unacceptable items that the calibrated probabilities assume
-ROWS = 600  # per policy, kind and class
+ROWS = 400  # per policy, kind and class
 CLIP = 1e-7
 
 

@@ -32,10 +32,12 @@ class Config:
     # budgets
     pretrain_steps: int = 300
     tune_steps: int = 2400
+    refine_steps: int = 700
     pretrain_rows: int = 24
     pretrain_tokens: int = 256  # per row
     tune_rows: int = 64
     content_tokens: int = 160
     learning_rate: float = 1.5e-3
     tune_learning_rate: float = 8e-4
+    refine_learning_rate: float = 6e-4
     checkpoint_minutes: float = 4.0

@@ -39,6 +39,7 @@ class Example:
     harmful: bool
     concepts: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
+    pair: str = ""  # of our own items: what it shares with its look-alike
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def authored_examples(config: Config) -> Iterator[Example]:
                 "dev" if number % 10 == 9 else "train",
                 bool(concepts),
                 concepts,
+                pair=f"{path.stem} {row['pair']}",
             )
 
 

@@ -1,8 +1,11 @@
-"""Stage 4: the model learns to answer the very prompts that are served.
+"""Stages 4 and 5: the model learns to answer the very prompts that are served.
 
 Each step draws a kind of item, a shipped policy (whole, or narrowed to some categories, in any order) and a batch of
 rows, balanced over sources and classes. The loss of a row is -log of the probability, among the policy's labels, of
 its admissible ones (see `corpus.py`).
+
+`tune` goes through all sources. `refine` then gives half of each batch to our own contrast pairs, an unacceptable text
+and its look-alike side by side, and less of the rest to the many sets that know hate alone.
 """
 
 from __future__ import annotations
@@ -46,15 +49,22 @@ SOURCE_CAP = 6000  # rows: a larger source is drawn no more often than one of th
 class Sampler:
     """Draws batches that depend on the seed and the step's number alone."""
 
-    def __init__(self, config: Config, examples: Sequence[Example], tokenizer: Tokenizer) -> None:
-        self._config, self._tokenizer = config, tokenizer
+    def __init__(
+        self, config: Config, examples: Sequence[Example], tokenizer: Tokenizer, pair_share: float = 0.0
+    ) -> None:
+        self._config, self._tokenizer, self._pair_share = config, tokenizer, pair_share
+        pairs: dict[str, list[Example]] = defaultdict(list)
+        for example in examples:
+            if example.pair:
+                pairs[example.pair].append(example)
+        self._pairs = {kind: [p for p in pairs.values() if p[0].item.kind is kind] for kind in Kind}
         self._policies = {policy.id: policy for policy in PolicyBook()}
         self._templates = {kind: load_template(kind) for kind in Kind}
         groups: dict[tuple[Kind, bool], dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
         for example in examples:
             groups[example.item.kind, example.harmful][example.source].append(example)
         self._groups = {
-            key: (list(by_source.values()), [_weight(name, rows) for name, rows in by_source.items()])
+            key: (list(by_source.values()), [self._weight(name, rows) for name, rows in by_source.items()])
             for key, by_source in groups.items()
         }
 
@@ -68,18 +78,30 @@ class Sampler:
         rows: list[list[int]] = []
         answers: list[list[int]] = []
         while len(rows) < self._config.tune_rows:
-            sources, weights = self._groups[kind, draw.random() < 0.5]
-            example = draw.choice(draw.choices(sources, weights)[0])
-            right = admissible(example, policy, narrowed)
-            if right is None or len(right) > len(policy.categories):
-                continue
-            content = prompt.content(example.item.model_copy(update={"kind": judged_as}))
-            text = prompt.encode(content.text)
-            room = self._config.content_tokens
-            start = draw.randrange(len(text) - room) if len(text) > room and not example.harmful else 0
-            rows.append([*content.before, *text[start : start + room], *content.after, *prompt.question])
-            answers.append(right)
+            for example in self._drawn(draw, kind):
+                right = admissible(example, policy, narrowed)
+                if right is None or len(right) > len(policy.categories):
+                    continue
+                content = prompt.content(example.item.model_copy(update={"kind": judged_as}))
+                text = prompt.encode(content.text)
+                room = self._config.content_tokens
+                start = draw.randrange(len(text) - room) if len(text) > room and not example.harmful else 0
+                rows.append([*content.before, *text[start : start + room], *content.after, *prompt.question])
+                answers.append(right)
         return prompt, rows, answers
+
+    def _drawn(self, draw: random.Random, kind: Kind) -> list[Example]:
+        """A contrast pair, or one row of some source."""
+        if draw.random() < self._pair_share / (2 - self._pair_share):  # a pair is two rows
+            return draw.choice(self._pairs[kind])
+        sources, weights = self._groups[kind, draw.random() < 0.5]
+        return [draw.choice(draw.choices(sources, weights)[0])]
+
+    def _weight(self, name: str, rows: list[Example]) -> float:
+        weight = float(min(len(rows), SOURCE_CAP) ** 0.6)
+        if not self._pair_share:
+            return weight * (4 if name.startswith("authored") else 1)
+        return weight * (0.3 if rows[0].harmful and set(rows[0].concepts) <= {"hate", "hate_threat"} else 1)
 
     def _policy(self, draw: random.Random, kind: Kind) -> tuple[Policy, bool]:
         fitting = {name: p for name, p in self._policies.items() if kind in p.kinds}
@@ -98,14 +120,14 @@ class Sampler:
         return policy.model_copy(update={"categories": alone}), narrowed
 
 
-def tune(config: Config, model: MistralForCausalLM, sampler: Sampler) -> None:
-    """`tune_steps` steps of the loss above."""
+def tune(config: Config, model: MistralForCausalLM, sampler: Sampler, stage: str, rate: float, steps: int) -> None:
+    """`steps` steps of the loss above."""
 
     def step_loss(step: int) -> Tensor:
         prompt, rows, answers = sampler.batch(step)
         return admissible_loss(model, prompt, rows, answers)
 
-    loop.run(config, "tune", model, config.tune_learning_rate, config.tune_steps, step_loss)
+    loop.run(config, stage, model, rate, steps, step_loss)
 
 
 def admissible_loss(
@@ -136,11 +158,6 @@ def label_logits(model: MistralForCausalLM, prompt: Prompt, rows: list[list[int]
     labels = torch.tensor([label[0] for label in prompt.labels])
     logits: Tensor = hidden[ends[back]] @ model.lm_head.weight[labels].T
     return logits.float()
-
-
-def _weight(name: str, rows: list[Example]) -> float:
-    boost = 4.0 if name.startswith("authored") else 1.0
-    return float(boost * min(len(rows), SOURCE_CAP) ** 0.6)
 
 
 def _pick(draw: random.Random, shares: Sequence[tuple[T, float]]) -> T:

@@ -136,7 +136,9 @@ def _judge_tasks(moderator: Moderator, tasks: list[Task]) -> list[Verdict]:
     except Exception as cause:
         if len(tasks) > 1:
             return [verdict for task in tasks for verdict in _judge_tasks(moderator, [task])]
-        error = cause if isinstance(cause, GuardError) else EngineError(f"{type(cause).__name__}: {cause}")
+        error = (
+            cause if isinstance(cause, GuardError) else EngineError(f"Judging failed: {type(cause).__name__}.")
+        )  # a foreign message may quote the text
         return [moderator.failed(task.policy, error) for task in tasks]
 
 

@@ -203,7 +203,7 @@ def test_when_a_block_raises_each_row_is_tried_alone(tmp_path, out, moderator):
     moderator.engine = engine
     scan(moderator, source_of(texts, tmp_path / "in.csv"), out)
     assert [row["score"] for row in lines(out)] == [None if i == 13 else score for i, score in enumerate(expected)]
-    assert lines(out)[13]["error"] == "engine_error: MemoryError: too much"
+    assert lines(out)[13]["error"] == "engine_error: Judging failed: MemoryError."
     assert [(row["row"], row["text"]) for row in lines(side(out))] == [(14, "text 13")]
 
 
