@@ -189,7 +189,8 @@ Plain text for pre-training, without labels: {PLAIN_TEXT}; and the texts of the 
 ## Limits
 
 - It is small and was trained for about 100 minutes on two processor cores: it knows words and short phrases;
-  irony, dialect, long arguments and world knowledge it does not. It calls identity terms and profanity harmful too often.
+  irony, dialect, long arguments and world knowledge it does not. It calls identity terms and profanity harmful too
+  often.
 - Labels come from the sources, with their errors and their authors' view of harm; most are comments by and about people
   in the United States.
 - Threads (parent comment, title) were hardly in the training data; they are shown to the model, and gain little.
