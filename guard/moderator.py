@@ -150,8 +150,8 @@ class Moderator:
 
     def _ask(self, task: Task) -> _Asked:
         ruled = self._by_rule(task)
-        if ruled is not None:
-            return _Asked(task, ruled=ruled)
+        if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
+            return _Asked(task, ruled=ruled)  # the model could add nothing
         try:
             prompt = self._prompt(task.item.kind, task.policy)
             content = prompt.content(task.item)
@@ -164,15 +164,23 @@ class Moderator:
                 )
             overlap = min(self.settings.passage_overlap, room // 2)
             parts = cut(content.text, prompt.encode, room, overlap, self.settings.max_passages)
-            return _Asked(task, prompt, content, parts)
+            return _Asked(task, prompt, content, parts, ruled)
         except GuardError as error:
             return _Asked(task, failed=error)
         except Exception as cause:  # whatever a tokenizer raises at one text, the others are judged
             return _Asked(task, failed=EngineError(f"The text could not be tokenised: {type(cause).__name__}."))
 
     def _answer(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
-        if asked.ruled is not None:
-            return asked.ruled
+        """What a rule settled, or the stricter of rule and model: a flagged word must not save a text from a block."""
+        ruled = asked.ruled
+        if ruled is not None and not (asked.prompt or asked.failed):
+            return ruled
+        judged = self._by_model(asked, scored)
+        if ruled is None or judged.error or STRICTNESS.index(judged.decision) > STRICTNESS.index(ruled.decision):
+            return judged
+        return ruled
+
+    def _by_model(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
         failed = asked.failed or next((s for s in scored if isinstance(s, EngineError)), None)
         if failed is not None:
             return self.failed(asked.task.policy, failed)

@@ -491,9 +491,6 @@ RULES: dict[str, Any] = {
     ("text", "decision", "reason", "categories"),
     [
         ("a SLUR here", "block", "rule: a slur", ("hate",)),
-        ("visit the casino", "flag", "rule: gambling", ("spam",)),
-        ("see bit.ly/x", "review", "rule: a link", ()),
-        ("casino bit.ly/x", "review", "rule: a link", ()),
         ("casino, slur, bit.ly/x", "block", "rule: a slur", ("hate",)),
         ("slur good morning bomb", "block", "rule: a slur", ("hate",)),  # the first of equals
         ("Good morning", "allow", "rule: a greeting", ()),
@@ -501,7 +498,7 @@ RULES: dict[str, Any] = {
         ("good morning bomb", "block", "rule: odd", ()),
     ],
 )
-def test_rules_decide_without_the_engine(text: str, decision: str, reason: str, categories: tuple[str, ...]):
+def test_rules_that_settle_it_need_no_engine(text: str, decision: str, reason: str, categories: tuple[str, ...]):
     """Of several deny rules it was the first, so a word that is merely flagged took another out of its block."""
     judge = moderator(FakeEngine([]))
     verdict = judge.judge(text, policy=policy(**RULES))
@@ -510,6 +507,36 @@ def test_rules_decide_without_the_engine(text: str, decision: str, reason: str, 
     assert verdict.category_scores == {"hate": float("hate" in categories), "spam": float("spam" in categories)}
     assert (verdict.passages, verdict.passage, verdict.prompt_hash) == (0, None, None)
     assert judge.engine.seen == []
+
+
+@pytest.mark.parametrize(
+    ("text", "decision", "reason", "categories"),
+    [
+        ("visit the casino", "flag", "rule: gambling", ("spam",)),
+        ("see bit.ly/x", "review", "rule: a link", ()),
+        ("casino bit.ly/x", "review", "rule: a link", ()),
+    ],
+)
+def test_a_milder_rule_stands_where_the_model_finds_nothing_worse(
+    text: str, decision: str, reason: str, categories: tuple[str, ...]
+):
+    for answer in ([0.9, 0.05, 0.05], BAD):  # BAD is flagged, which is no stricter
+        judge = moderator(FakeEngine([answer]))
+        verdict = judge.judge(text, policy=policy(**RULES))
+        assert (verdict.decision.value, verdict.reason, verdict.categories) == (decision, reason, categories)
+        assert verdict.score == 1.0 and len(judge.engine.seen) == 1
+
+
+def test_a_flagged_word_saves_no_text_from_a_block():
+    """A rule that flags used to replace the model's verdict, so its word made a blocked text a flagged one."""
+    strict = policy(**RULES, categories=[{"id": i, "description": "d", "action": "block"} for i in ("hate", "spam")])
+    verdict = moderator(FakeEngine([BAD])).judge("visit the casino", policy=strict)
+    assert (verdict.decision, verdict.reason) == (Decision.BLOCK, "model")
+
+
+def test_a_milder_rule_hides_no_failure_of_the_engine():
+    verdict = moderator(FakeEngine([EngineError("planted")])).judge("visit the casino", policy=policy(**RULES))
+    assert verdict.decision is Decision.ERROR
 
 
 @pytest.mark.parametrize(
