@@ -41,7 +41,10 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class _Asked:
-    """A task on its way: what was asked of the engine about it. `ruled` needs no engine, `failed` got none."""
+    """A task on its way: what is asked of the engine about it, and what a rule says.
+
+    Nothing is asked where a rule settled it (`ruled` alone) or where it could not be asked (`failed`).
+    """
 
     task: Task
     prompt: Prompt | None = None
@@ -87,6 +90,7 @@ class Moderator:
         self._tokenizer = tokenizer
         self._calibration = calibration or Calibration()
         self._languages = languages
+        self._templates = {kind: load_template(kind) for kind in Kind}
         self._prompts: dict[tuple[Kind, str], Prompt] = {}
 
     @classmethod
@@ -250,7 +254,7 @@ class Moderator:
         if prompt is None:
             if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
                 self._prompts.clear()
-            prompt = self._prompts[key] = Prompt(load_template(kind), policy, self._tokenizer)
+            prompt = self._prompts[key] = Prompt(self._templates[kind], policy, self._tokenizer)
         return prompt
 
 

@@ -168,7 +168,9 @@ At the shipped threshold:
 {thresholds}
 
 Scores are calibrated per policy and kind on held-back rows with a quarter of them harmful, so a threshold of 0.5 means:
-more likely than not, where one text in four is harmful. Where harm is rarer, raise the threshold.
+more likely than not, where one text in four is harmful. Where harm is rarer, raise the threshold. Some of the rows
+above were among those that the calibration was fitted on: that changes no ranking, so neither AUROC nor AUPRC, but the
+figures at the threshold may flatter it a little.
 
 Speed: {speed["comments_per_second"]} comments a second under `forum-comments` ({speed["rows"]} comments, \
 {speed["mean_characters"]} characters on average, {speed["threads"]} threads).

@@ -115,9 +115,9 @@ class Sampler:
             categories = draw.sample(categories, draw.randint(1, len(categories) - 1))
         else:
             draw.shuffle(categories)
-        kept = {category.id for category in categories}
-        alone = tuple(c if c.parent in kept else c.model_copy(update={"parent": None}) for c in categories)
-        return policy.model_copy(update={"categories": alone}), narrowed
+        left_out = [category for category in policy.categories if category not in categories]
+        ordered = policy.model_copy(update={"categories": (*categories, *left_out)})
+        return ordered.narrowed([category.id for category in categories], kind), narrowed
 
 
 def tune(config: Config, model: MistralForCausalLM, sampler: Sampler, stage: str, rate: float, steps: int) -> None:
