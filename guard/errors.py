@@ -24,6 +24,7 @@ Each carries `message` (what was wrong and where), `hint` (what to do) and a sta
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar
 
 
@@ -129,3 +130,9 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     Overloaded: (429, EXIT_ERROR),
     NotReady: (503, EXIT_ERROR),
 }
+
+
+def described(error: BaseException) -> str:
+    """An error for the log: its type and where it arose. Its message is left out, because it may quote a text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return f"{type(error).__name__} at {' > '.join(f'{frame.name}:{frame.lineno}' for frame in frames)}"

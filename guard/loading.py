@@ -29,9 +29,10 @@ def load_moderator(settings: Settings) -> Moderator:
         engine = TorchEngine.load(
             folder,
             dtype=settings.dtype,
+            kernels=settings.kernels,
             threads=settings.threads,
             batch_tokens=settings.batch_tokens,
-            prefix_store_bytes=settings.prefix_store_mb * 2**20,
+            memory_bytes=settings.memory_mb * 2**20,
         )
     return Moderator(
         engine, load_tokenizer(folder), calibration=Calibration.load(folder), languages=_languages(folder),

@@ -36,10 +36,12 @@ class Settings(BaseSettings):
     """`auto` takes bfloat16 where the processor multiplies it natively, else float32."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of the engine; 0 takes one per core."""
-    batch_tokens: Annotated[int, Field(ge=256)] = 8192
-    """Tokens per forward pass: more is faster until the caches of the processor overflow."""
-    prefix_store_mb: Annotated[int, Field(ge=1)] = 512
-    """Memory for the policies' keys and values."""
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """`native` are compiled at first use and run on the CPU; `torch` run anywhere; `auto` takes what can be had."""
+    batch_tokens: Annotated[int, Field(ge=256)] = 2048
+    """Tokens per forward pass; a larger batch helps on a GPU, a smaller one answers the first request sooner."""
+    memory_mb: Annotated[int, Field(ge=1)] = 1024
+    """Memory for keys and values: those of the policies that are kept, and the most that one request may need."""
     passage_tokens: Annotated[int, Field(ge=32)] = 256
     """A longer text is cut into passages of this many tokens."""
     passage_overlap: Annotated[int, Field(ge=0)] = 32

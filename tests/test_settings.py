@@ -15,7 +15,7 @@ from guard.settings import Settings, load_settings
 
 DEFAULTS = {
     "model": "embedded", "policy": "self-reflection", "service_policy": "moderation-13", "policies": (),
-    "dtype": "auto", "threads": 0, "batch_tokens": 8192, "prefix_store_mb": 512, "passage_tokens": 256,
+    "dtype": "auto", "threads": 0, "kernels": "auto", "batch_tokens": 2048, "memory_mb": 1024, "passage_tokens": 256,
     "passage_overlap": 32, "max_passages": 64, "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
     "max_inputs": 1024, "queue_items": 4096, "batch_items": 64,
 }  # fmt: skip
@@ -75,7 +75,7 @@ def test_each_setting_comes_from_its_own_source(alone: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("port", -1), ("port", 65536), ("port", "http"), ("threads", -1), ("batch_tokens", 255), ("prefix_store_mb", 0),
+        ("port", -1), ("port", 65536), ("port", "http"), ("threads", -1), ("batch_tokens", 255), ("memory_mb", 0),
         ("passage_tokens", 31), ("passage_overlap", -1), ("max_passages", 0), ("max_body_mb", 0),
         ("max_body_mb", float("nan")), ("max_inputs", 0), ("queue_items", 0), ("batch_items", 0), ("dtype", "int8"),
     ],

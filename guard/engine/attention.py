@@ -1,109 +1,196 @@
-"""Grouped-query attention over the tree, with the sliding window; registered with transformers as `guard_tree`.
+"""Grouped-query attention over the tree, with the sliding window: what it is, and its portable form on torch.
 
-Every linear layer sees the packed tokens once. Only here is their shape put back: nodes of similar size are padded to
-a common one, and each attends to the shared prefix, to its ancestors and to itself. What is seen is a matter of
-absolute positions alone: key position <= query position, and key position > query position - W.
+Every linear layer sees the packed tokens once; only here do they become paths again. What is seen is a matter of
+absolute positions alone: key position <= query position, and key position > query position - W. The other form, for
+the CPU, is `native.py`; both are `Kernels`, and tests hold both to the same oracle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
 
-from guard.engine.cache import Prefix
-from guard.engine.tree import Node, Plan, groups
+from guard.engine.tree import Piece, Plan, groups, pieces
 
 
 @dataclass(frozen=True)
-class Group:
-    """R nodes padded to T queries and S own keys (P prefix keys come before them).
+class Geometry:
+    """H query heads over K key-value heads of D numbers, W keys including self (None: all), the softmax's scale."""
 
-    queries: (R, T) into the N packed tokens, keys: (R, S) likewise, held: (R, T) true where a query is no padding,
-    seen: (R, 1, T, P + S) true where a query attends to a key.
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    window: int | None
+    scale: float
+
+
+class Kept(NamedTuple):
+    """Keys (rotated) and values of a prefix in one layer, in the layout of the kernels that made them."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Rotary:
+    """Cosines and sines of rotary positions, (positions, D / 2) in float32; the tables grow as they are needed."""
+
+    def __init__(self, frequencies: Tensor, factor: float = 1.0) -> None:
+        self._frequencies, self._factor = frequencies.float(), factor
+        self._tables = (torch.empty(0), torch.empty(0))
+
+    def tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """Tables that reach at least to position `length` - 1."""
+        if len(self._tables[0]) < length:
+            positions = torch.arange(2 ** (length - 1).bit_length(), device=self._frequencies.device)
+            angles = positions[:, None].float() * self._frequencies
+            self._tables = (angles.cos() * self._factor, angles.sin() * self._factor)
+        return self._tables
+
+
+class Layout(Protocol):
+    """A plan as some kernels need it: made once, used by all layers."""
+
+    @property
+    def rows(self) -> Tensor:
+        """(R,) the packed tokens that are read."""
+        ...
+
+
+L = TypeVar("L", bound=Layout)
+
+
+class Kernels(Protocol[L]):
+    """What a forward pass needs besides its linear layers."""
+
+    name: str
+
+    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) of (N, d), computed in float32."""
+        ...
+
+    def layout(self, made: Plan, prefix_length: int) -> L: ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: L, before: Kept | None, read_only: bool) -> Tensor:
+        """q (M, H D), k and v (N, K D), neither rotated -> (M, H D). M is N, or R if `read_only`."""
+        ...
+
+    def keep(self, k: Tensor, v: Tensor) -> Kept:
+        """Keys and values of the P tokens of a prefix, (P, K D) each, rotated to the positions 0..P-1."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Group:
+    """R pieces padded to T queries and S own keys; P prefix keys come before them.
+
+    rows: (R, T) into the M queries, keys: (R, S) into the N packed tokens, held: (R, T) true where a query is no
+    padding, seen: (R, T, P + S) true where a query attends to a key.
     """
 
-    queries: Tensor
+    rows: Tensor
     keys: Tensor
     held: Tensor
     seen: Tensor
 
 
-@dataclass
-class Batch:
-    """What the attention of one forward pass needs. `captured` collects each layer's keys and values if asked to."""
-
-    prefix: Prefix | None
-    groups: list[Group]
-    order: Tensor  # (N,): where in the groups' concatenated outputs each packed token is
-    captured: list[tuple[Tensor, Tensor]] | None = None
-
-
-def prepare(
-    made: Plan, prefix: Prefix | None, prefix_length: int, window: int | None, device: torch.device | str,
-    capture: bool = False,
-) -> Batch:  # fmt: skip
-    """Index and mask tensors of a plan, made once and used by all layers."""
-    positions = torch.tensor(made.positions)
-    padded = [_group(group, positions, prefix_length, window) for group in groups(made.nodes)]
-    laid = torch.cat([group.queries[group.held] for group in padded])
-    moved = [Group(*(t.to(device) for t in (g.queries, g.keys, g.held, g.seen))) for g in padded]
-    return Batch(prefix, moved, laid.argsort().to(device), [] if capture else None)
+@dataclass(frozen=True)
+class _TorchLayout:
+    rows: Tensor
+    positions: Tensor  # (N,)
+    groups: tuple[list[_Group], list[_Group]]  # of all queries, of those that are read
+    prefix: slice  # of its keys, those that anything can see
+    longest: int
 
 
-def _group(nodes: Sequence[Node], positions: Tensor, prefix_length: int, window: int | None) -> Group:
-    queries, held = _pad([list(range(node.start, node.end)) for node in nodes])
-    keys, is_key = _pad([node.keys for node in nodes])
-    prefix_positions = torch.arange(prefix_length).expand(len(nodes), -1)
-    key_positions = torch.cat([prefix_positions, positions[keys]], dim=1)[:, None]  # (R, 1, P + S)
-    real = torch.cat([torch.ones_like(prefix_positions, dtype=torch.bool), is_key], dim=1)[:, None]
-    query_positions = positions[queries][:, :, None]  # (R, T, 1)
-    seen = real & (key_positions <= query_positions)
-    if window is not None:
-        seen &= key_positions > query_positions - window
-    return Group(queries, keys, held, seen[:, None])
+class TorchKernels:
+    """On any device: pieces of similar length are padded to one and go through torch's own attention."""
+
+    name = "torch"
+
+    def __init__(self, geometry: Geometry, rotary: Rotary, device: torch.device) -> None:
+        self._geometry, self._rotary, self._device = geometry, rotary, device
+
+    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        return (wide * (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight.float()).to(x.dtype)
+
+    def layout(self, made: Plan, prefix_length: int) -> _TorchLayout:
+        window = self._geometry.window
+        first = max(0, min(made.positions) - window + 1) if window else 0
+        prefix = slice(min(first, prefix_length), prefix_length)
+
+        def grouped(read_only: bool) -> list[_Group]:
+            found = groups(pieces(made, window, read_only))
+            return [_pad(group, prefix, window, self._device) for group in found]
+
+        rows, positions = (torch.tensor(x, dtype=torch.long, device=self._device) for x in (made.rows, made.positions))
+        return _TorchLayout(rows, positions, (grouped(False), grouped(True)), prefix, max(made.positions) + 1)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: _TorchLayout, before: Kept | None, read_only: bool
+    ) -> Tensor:
+        heads, size = self._geometry.num_kv_heads, self._geometry.head_size
+        query_positions = layout.positions[layout.rows] if read_only else layout.positions
+        q, k = self._rotated(q, query_positions), self._rotated(k, layout.positions)
+        v = v.view(len(v), heads, size)
+        out = torch.empty_like(q)
+        past = None if before is None else Kept(*(kept[:, layout.prefix] for kept in before))
+        share = self._geometry.num_heads // heads
+        for group in layout.groups[read_only]:
+            found = scaled_dot_product_attention(
+                q[group.rows].transpose(1, 2),
+                _heads(k[group.keys], past and past.keys, share),
+                _heads(v[group.keys], past and past.values, share),
+                attn_mask=group.seen[:, None],
+                scale=self._geometry.scale,
+            )
+            out[group.rows[group.held]] = found.transpose(1, 2)[group.held]
+        return out.flatten(1)
+
+    def keep(self, k: Tensor, v: Tensor) -> Kept:
+        keys = self._rotated(k, torch.arange(len(k), device=k.device))
+        values = v.view(len(v), -1, self._geometry.head_size)
+        return Kept(keys.transpose(0, 1).contiguous(), values.transpose(0, 1).contiguous())  # (K, P, D)
+
+    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """RoPE (Su et al. 2021, arXiv 2104.09864) by halves: (N, heads D) -> (N, heads, D)."""
+        cos, sin = (
+            table[positions][:, None] for table in self._rotary.tables(int(positions.max()) + 1 if len(x) else 1)
+        )
+        first, second = x.view(len(x), -1, self._geometry.head_size).float().chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
-def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """(R, longest) with each row's last index repeated behind its end, and a mask of what is no padding."""
-    longest = max(map(len, rows))
-    index = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
-    held = torch.arange(longest)[None] < torch.tensor([len(row) for row in rows])[:, None]
-    return index, held
-
-
-def tree_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
-    scaling: float, tree: Batch, **_: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """query: (1, H, N, D), key and value: (1, K, N, D) -> (1, N, H, D)."""
-    if tree.captured is not None:
-        tree.captured.append((key[0], value[0]))
-    share = query.shape[1] // key.shape[1]
-    prefix = tree.prefix
-    k_before, v_before = (prefix.keys[module.layer_idx], prefix.values[module.layer_idx]) if prefix else (None, None)
-    outputs: list[Tensor] = []
-    for group in tree.groups:
-        q = query[0][:, group.queries].transpose(0, 1)  # (R, H, T, D)
-        k, v = _keys(key[0], k_before, group, share), _keys(value[0], v_before, group, share)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=group.seen, scale=scaling)
-        outputs.append(out.transpose(1, 2)[group.held])  # (tokens of the group, H, D)
-    return torch.cat(outputs)[tree.order][None], None
-
-
-def _keys(packed: Tensor, before: Tensor | None, group: Group, share: int) -> Tensor:
-    """(K, N, D) -> (R, H, P + S, D): the prefix, then the rows' own keys (or values), one copy per query head."""
-    own = packed[:, group.keys].transpose(0, 1)  # (R, K, S, D)
-    if before is not None:
-        own = torch.cat([before.expand(len(own), -1, -1, -1), own], dim=2)
+def _heads(own: Tensor, past: Tensor | None, share: int) -> Tensor:
+    """(R, S, K, D) behind the prefix's (K, P, D) -> (R, H, P + S, D), a copy per query head."""
+    own = own.transpose(1, 2)
+    if past is not None:
+        own = torch.cat([past.expand(len(own), -1, -1, -1), own], dim=2)
     return own.repeat_interleave(share, dim=1)
 
 
-AttentionInterface.register("guard_tree", tree_attention)
-# Without a mask function of its own, transformers would build (or silently drop) a causal mask for the packed row.
-AttentionMaskInterface.register("guard_tree", lambda *_, **__: None)
+def _pad(group: Sequence[Piece], prefix: slice, window: int | None, device: torch.device) -> _Group:
+    rows, held = _padded([list(piece.rows) for piece in group])
+    keys, is_key = _padded([piece.keys for piece in group])
+    query_positions = torch.tensor([piece.positions.start for piece in group])[:, None] + torch.arange(rows.shape[1])
+    own_positions = torch.tensor([piece.first_key for piece in group])[:, None] + torch.arange(keys.shape[1])
+    shared_positions = torch.arange(prefix.start, prefix.stop).expand(len(group), -1)
+    key_positions = torch.cat([shared_positions, own_positions], dim=1)[:, None]  # (R, 1, P + S)
+    real = torch.cat([torch.ones_like(shared_positions, dtype=torch.bool), is_key], dim=1)[:, None]
+    seen = real & (key_positions <= query_positions[:, :, None])
+    if window is not None:
+        seen &= key_positions > query_positions[:, :, None] - window
+    seen |= ~held[:, :, None]  # a padding query sees everything, so that its softmax is defined
+    return _Group(*(tensor.to(device) for tensor in (rows, keys, held, seen)))
+
+
+def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """(R, longest) with each row's last index repeated behind its end, and a mask of what is no padding."""
+    longest = max(map(len, rows))
+    index = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
+    return index, torch.arange(longest)[None] < torch.tensor([len(row) for row in rows])[:, None]

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from guard.engine.attention import Kept
 from guard.engine.request import Ids
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of P tokens in each of L layers, rotated to the positions 0..P-1: (K, P, D) each."""
+    """Keys and values of P tokens in each of L layers, rotated to the positions 0..P-1."""
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    layers: tuple[Kept, ...]
 
     @property
     def num_bytes(self) -> int:
         """Memory held."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for kept in self.layers for t in kept)
 
 
 class PrefixStore:
-    """Prefixes by their tokens, the least recently used forgotten first.
+    """Prefixes by their tokens; those that are pinned stay, of the others the least recently used goes first.
 
     The dictionary finds a prefix by the hash of its tokens and takes it only if all tokens are equal.
     """
@@ -32,10 +31,15 @@ class PrefixStore:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._held: OrderedDict[Ids, Prefix] = OrderedDict()
+        self._pinned: frozenset[Ids] = frozenset()
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def pin(self, prefixes: Collection[Ids]) -> None:
+        """Name the prefixes that are never forgotten, in place of those named before; held or not."""
+        self._pinned = frozenset(prefixes)
 
     def get(self, tokens: Ids) -> Prefix | None:
         """The prefix, if it is held; it then counts as used."""
@@ -44,12 +48,15 @@ class PrefixStore:
             self._held.move_to_end(tokens)
         return prefix
 
-    def put(self, tokens: Ids, prefix: Prefix) -> None:
-        """Keep a prefix, forgetting others until it fits; one that is larger than the budget is not kept."""
-        if prefix.num_bytes > self._budget:
-            return
-        while self.num_bytes + prefix.num_bytes > self._budget:
-            _, old = self._held.popitem(last=False)
-            self.num_bytes -= old.num_bytes
+    def put(self, tokens: Ids, prefix: Prefix) -> bool:
+        """Keep a prefix, forgetting others until it fits. False, and nothing forgotten, where it cannot fit."""
+        pinned = sum(held.num_bytes for key, held in self._held.items() if key in self._pinned)
+        if pinned + prefix.num_bytes > self._budget:
+            return False
+        for key in [key for key in self._held if key not in self._pinned]:
+            if self.num_bytes + prefix.num_bytes <= self._budget:
+                break
+            self.num_bytes -= self._held.pop(key).num_bytes
         self._held[tokens] = prefix
         self.num_bytes += prefix.num_bytes
+        return True

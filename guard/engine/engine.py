@@ -1,11 +1,12 @@
 """The engine on torch: `score(requests)`, token ids in, log-probabilities of the labels out.
 
-First form: correct before fast. Each policy prefix is computed once and kept, contents are packed without padding for
-the linear layers, and each request gets its answer or its own error.
+Each policy prefix is computed once and kept, whatever several requests share below it is computed once per batch, and
+each request gets its answer or its own error.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,30 +17,49 @@ from guard.engine.cache import Prefix, PrefixStore
 from guard.engine.model import TreeModel
 from guard.engine.request import Ids, LogProbs, Request
 from guard.engine.tree import batches, own_tokens, plan
-from guard.errors import EngineError
+from guard.errors import EngineError, described
+
+_log = logging.getLogger(__name__)
 
 
 class TorchEngine:
     """Scores requests on one model; calls from several threads take turns."""
 
-    def __init__(self, model: TreeModel, *, batch_tokens: int = 8192, prefix_store_bytes: int = 2**29) -> None:
+    def __init__(self, model: TreeModel, *, batch_tokens: int = 2048, memory_bytes: int = 2**30) -> None:
         self.model_id = model.model_id
         # The policy must stay in view of every token, so a path fits the window as well as the positions.
-        self.max_tokens = min(model.max_positions, model.window or model.max_positions)
+        self.max_tokens = min(model.max_positions, model.geometry.window or model.max_positions)
         self._model = model
         self._batch_tokens = batch_tokens
-        self._store = PrefixStore(prefix_store_bytes)
+        self._memory_bytes = memory_bytes
+        self._store = PrefixStore(memory_bytes)
         self._lock = threading.Lock()
 
     @classmethod
     def load(
-        cls, folder: Path, *, dtype: str = "auto", threads: int = 0, batch_tokens: int = 8192,
-        prefix_store_bytes: int = 2**29,
+        cls, folder: Path, *, dtype: str = "auto", kernels: str = "auto", threads: int = 0, batch_tokens: int = 2048,
+        memory_bytes: int = 2**30,
     ) -> TorchEngine:  # fmt: skip
         """An engine on the checkpoint in `folder`. Raises `ModelUnavailable`."""
         if threads:
             torch.set_num_threads(threads)
-        return cls(TreeModel.load(folder, dtype), batch_tokens=batch_tokens, prefix_store_bytes=prefix_store_bytes)
+        return cls(TreeModel.load(folder, dtype, kernels), batch_tokens=batch_tokens, memory_bytes=memory_bytes)
+
+    def pin(self, prefixes: Sequence[Ids]) -> None:
+        """Keep these prefixes, computed now, whatever else comes; they replace those pinned before.
+
+        Raises `EngineError` for one that cannot be computed or, with those before it, does not fit the memory.
+        """
+        with self._lock:
+            self._store.pin(prefixes)
+            for tokens in prefixes:
+                fault = self._unknown_token(tokens) or self._too_large(len(tokens), 0)
+                if fault is not None:
+                    raise fault
+                if self._store.get(tokens) is None and not self._store.put(tokens, self._model.prefill(tokens)):
+                    raise EngineError(
+                        f"The pinned policies do not fit into {self._memory_bytes} bytes.", hint="Raise memory_mb."
+                    )
 
     def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
         """ln P(label | segments) for each label of each request, or that request's error; in order."""
@@ -58,15 +78,29 @@ class TorchEngine:
             return EngineError("A request needs a prefix, a segment behind it and labels, none of them empty.")
         if len(set(request.labels)) < len(request.labels):
             return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
+        found = (self._unknown_token(part) for part in (*parts, (request.terminator,)))
+        prefix, own = len(request.segments[0]), own_tokens(request)
+        return next(filter(None, found), None) or self._too_large(prefix, own)
+
+    def _unknown_token(self, tokens: Ids) -> EngineError | None:
         vocab = self._model.vocab_size
-        outside = next((t for part in (*parts, (request.terminator,)) for t in part if not 0 <= t < vocab), None)
-        if outside is not None:
-            return EngineError(f"Token id {outside} is outside the vocabulary of {vocab}.", hint="Check the tokenizer.")
-        length = len(request.segments[0]) + own_tokens(request)
-        if length > self._model.max_positions:
+        outside = next((token for token in tokens if not 0 <= token < vocab), None)
+        if outside is None:
+            return None
+        return EngineError(f"Token id {outside} is outside the vocabulary of {vocab}.", hint="Check the tokenizer.")
+
+    def _too_large(self, prefix: int, own: int) -> EngineError | None:
+        length, positions = prefix + own, self._model.max_positions
+        if length > positions:
             return EngineError(
-                f"The request has {length} tokens; the model has {self._model.max_positions} positions.",
+                f"The request has {length} tokens; the model has {positions} positions.",
                 hint="Judge the text in passages.",
+            )
+        size = self._model.kept_bytes(length)
+        if size > self._memory_bytes:
+            return EngineError(
+                f"The keys and values of {length} tokens take {size} bytes; the memory is {self._memory_bytes}.",
+                hint="Raise memory_mb, or judge the text in passages.",
             )
         return None
 
@@ -76,16 +110,15 @@ class TorchEngine:
             return self._score_batch(requests)
         except Exception as cause:  # whatever the kernels raise, the engine lives and every request is answered
             if len(requests) == 1:
+                _log.error("scoring one request of %d tokens failed: %s", own_tokens(requests[0]), described(cause))
                 return [EngineError(f"Scoring failed: {type(cause).__name__}.", hint="See the log.")]
             return [result for request in requests for result in self._score_or_retry([request])]
 
     def _score_batch(self, requests: list[Request]) -> list[LogProbs | EngineError]:
         tokens = requests[0].segments[0]
         made = plan(requests)
-        hidden = self._model.hidden(made, self._prefix(tokens), len(tokens))
-        rows = sorted({read.row for read in made.reads})
-        place = {row: i for i, row in enumerate(rows)}
-        log_probs = self._model.log_probs(hidden[rows])
+        log_probs = self._model.log_probs(self._model.hidden(made, self._prefix(tokens), len(tokens)))
+        place = {row: i for i, row in enumerate(made.rows)}
         picked = log_probs[[place[read.row] for read in made.reads], [read.token for read in made.reads]].tolist()
         sums = [[0.0] * len(request.labels) for request in requests]
         for read, value in zip(made.reads, picked, strict=True):

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
-from guard.engine.request import LogProbs, Request
+from guard.engine.request import Ids, LogProbs, Request
 from guard.errors import EngineError
 
 
@@ -27,6 +27,9 @@ class FakeEngine:
     def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
         """Answer from the script, or by hash."""
         return [self._answer(request) for request in requests]
+
+    def pin(self, prefixes: Sequence[Ids]) -> None:
+        """Nothing is computed, so nothing is kept."""
 
     def _answer(self, request: Request) -> LogProbs | EngineError:
         self.seen.append(request)

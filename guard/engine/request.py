@@ -36,6 +36,13 @@ class Engine(Protocol):
         """ln P(label | segments) for each label (C values), or the error that this request alone met; in order."""
         ...
 
+    def pin(self, prefixes: Sequence[Ids]) -> None:
+        """Compute these first segments now and keep them whatever comes, in place of those pinned before.
+
+        Raises `EngineError` where that cannot be.
+        """
+        ...
+
 
 def answers(request: Request) -> tuple[Ids, ...]:
     """The labels as they are scored: terminated where they begin another one.

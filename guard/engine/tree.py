@@ -6,8 +6,9 @@ distinct segment is laid out once; each node's tokens attend to the prefix, to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from guard.engine.request import Ids, Request, answers
@@ -35,11 +36,6 @@ class Node:
         """Indices of all packed tokens that this node's tokens may attend to, in order of position."""
         return [i for start, end in (*self.ancestors, (self.start, self.end)) for i in range(start, end)]
 
-    @property
-    def num_keys(self) -> int:
-        """Their number."""
-        return self.end - self.start + sum(end - start for start, end in self.ancestors)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,12 +54,33 @@ class Plan:
     [(0, 3, ()), (3, 4, ((0, 3),)), (4, 6, ()), (6, 7, ((4, 6),))]
     >>> [tuple(read) for read in made.reads if read.request == 0]  # (row, token, request, answer)
     [(2, 7, 0, 0), (2, 7, 0, 1), (2, 9, 0, 2), (3, 2, 0, 0), (3, 8, 0, 1)]
+    >>> made.rows            # where something is read: the last token of its node
+    [2, 3, 5, 6]
+    >>> made.trees           # where a tree of nodes begins, and the end
+    [0, 2, 4]
     """
 
     tokens: list[int]
     positions: list[int]
-    nodes: list[Node]
+    nodes: list[Node]  # depth first: a node stands behind its ancestors, and its first position behind their last
     reads: list[Read]
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The packed tokens that are read, in order: the only ones whose output the last layer owes."""
+        return sorted({read.row for read in self.reads})
+
+    @cached_property
+    def trees(self) -> list[int]:
+        """Indices of the nodes right below the prefix, and the number of nodes."""
+        return [*(i for i, node in enumerate(self.nodes) if not node.ancestors), len(self.nodes)]
+
+    def queries(self, read_only: bool) -> list[range]:
+        """Each node's queries as packed tokens: all of its tokens, or the one that is read."""
+        if not read_only:
+            return [range(node.start, node.end) for node in self.nodes]
+        read = set(self.rows)
+        return [range(node.end - 1 if node.end - 1 in read else node.end, node.end) for node in self.nodes]
 
 
 @dataclass
@@ -111,22 +128,48 @@ def _lay_out(segment: _Segment, position: int, ancestors: tuple[tuple[int, int],
         _lay_out(child, position + len(tokens), (*ancestors, (start, end)), made)
 
 
-def groups(nodes: Sequence[Node], most: int = 16, slack: float = 1.3) -> Iterator[list[Node]]:
-    """Nodes of similar size, to be padded to a common one: none is below 1 / `slack` of the group's largest.
+class Piece(NamedTuple):
+    """Some neighbouring queries of one node, as rows of the query matrix, and the packed tokens that they may see."""
 
-    >>> nodes = [Node(0, 10, ()), Node(10, 11, ((0, 10),)), Node(11, 20, ()), Node(20, 21, ((11, 20),))]
-    >>> [[node.end - node.start for node in group] for group in groups(nodes)]
-    [[1, 1], [9, 10]]
+    rows: range
+    positions: range
+    keys: list[int]
+    first_key: int  # its position
+
+
+def pieces(made: Plan, window: int | None, read_only: bool, longest: int = 256) -> Iterator[Piece]:
+    """The queries of a plan in pieces of at most `longest`, each with the keys of its path that it can see.
+
+    >>> made = plan([Request(((1, 1, 1), (4, 5), (6,)), ((7,), (8,)), terminator=2)])
+    >>> list(pieces(made, 2, read_only=False, longest=2))  # a window of two: the token itself and the one before
+    [Piece(rows=range(0, 2), positions=range(3, 5), keys=[0, 1], first_key=3), \
+Piece(rows=range(2, 3), positions=range(5, 6), keys=[1, 2], first_key=4)]
     """
-    group: list[Node] = []
-    for node in sorted(nodes, key=lambda n: (n.end - n.start, n.num_keys, n.start)):
-        smallest = group[0] if group else node
-        own, keys = node.end - node.start, node.num_keys
-        too_long = own > slack * (smallest.end - smallest.start) or keys > slack * smallest.num_keys + 8
+    row = 0
+    for node, queries in zip(made.nodes, made.queries(read_only), strict=True):
+        keys = node.keys
+        beginning = made.positions[keys[0]]
+        for start in range(queries.start, queries.stop, longest):
+            end = min(start + longest, queries.stop)
+            first, last = made.positions[start], made.positions[end - 1]
+            skipped = max(0, first - window + 1 - beginning) if window else 0
+            seen = keys[skipped : last + 1 - beginning]
+            yield Piece(range(row, row + end - start), range(first, last + 1), seen, beginning + skipped)
+            row += end - start
+
+
+def groups(pieces: Iterable[Piece], most: int = 16, slack: float = 1.3) -> Iterator[list[Piece]]:
+    """Pieces of similar size, to be padded to a common one: none is below 1 / `slack` of the group's largest."""
+    group: list[Piece] = []
+    for piece in sorted(pieces, key=lambda p: (len(p.rows), len(p.keys), p.rows.start)):
+        smallest = group[0] if group else piece
+        too_long = (
+            len(piece.rows) > slack * len(smallest.rows) or len(piece.keys) > slack * len(smallest.keys) + 8
+        )  # fmt: skip
         if group and (len(group) == most or too_long):
             yield group
             group = []
-        group.append(node)
+        group.append(piece)
     if group:
         yield group
 
@@ -134,21 +177,31 @@ def groups(nodes: Sequence[Node], most: int = 16, slack: float = 1.3) -> Iterato
 def batches(requests: Sequence[tuple[int, Request]], budget: int) -> Iterator[list[tuple[int, Request]]]:
     """Split numbered requests into batches that share a prefix and hold at most `budget` tokens (or one request).
 
-    Shorter ones come first, so that a batch holds similar lengths. The split depends on the requests alone.
+    Questions about one content stay together and pay for it once; shorter contents come first, so that a batch holds
+    similar lengths. The split depends on the requests alone.
+
+    >>> paths = [((1,), content, question) for content in ((4,) * 9, (5,)) for question in ((6,), (3,))]
+    >>> asked = [Request(path, labels=((7,), (8,)), terminator=2) for path in paths]
+    >>> [[number for number, _ in batch] for batch in batches(list(enumerate(asked)), 11)]
+    [[2, 3], [0, 1]]
     """
-    by_prefix: dict[Ids, list[tuple[int, Request]]] = {}
+    by_prefix: dict[Ids, dict[Ids, list[tuple[int, Request]]]] = {}
     for number, request in requests:
-        by_prefix.setdefault(request.segments[0], []).append((number, request))
-    for sharing in by_prefix.values():
+        prefix, content = request.segments[:2]
+        by_prefix.setdefault(prefix, {}).setdefault(content, []).append((number, request))
+    for by_content in by_prefix.values():
         batch: list[tuple[int, Request]] = []
         held = 0
-        for number, request in sorted(sharing, key=lambda pair: (own_tokens(pair[1]), pair[0])):
-            size = own_tokens(request)
-            if batch and held + size > budget:
-                yield batch
-                batch, held = [], 0
-            batch.append((number, request))
-            held += size
+        for content, asked in sorted(by_content.items(), key=lambda pair: (len(pair[0]), pair[1][0][0])):
+            paid = False  # has this batch paid for this content?
+            for number, request in asked:
+                size = own_tokens(request)
+                if batch and held + size - paid * len(content) > budget:
+                    yield batch
+                    batch, held, paid = [], 0, False
+                batch.append((number, request))
+                held += size - paid * len(content)
+                paid = True
         if batch:
             yield batch
 

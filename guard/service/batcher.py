@@ -13,12 +13,11 @@ import logging
 import math
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from guard.errors import EngineError, GuardError, InvalidRequest, NotReady, Overloaded
+from guard.errors import EngineError, GuardError, InvalidRequest, NotReady, Overloaded, described
 from guard.moderator import Moderator, Task
 from guard.settings import Settings
 from guard.verdict import Verdict
@@ -198,9 +197,3 @@ class Batcher:
 def _unanswered(ask: _Ask) -> bool:
     """May the future be set? False once it is, and for a caller who has gone."""
     return not ask.future.done() and ask.future.set_running_or_notify_cancel()
-
-
-def described(error: BaseException) -> str:
-    """An error for the log: its type and where it arose. Its message is left out, because it may quote a text."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return f"{type(error).__name__} at {' > '.join(f'{frame.name}:{frame.lineno}' for frame in frames)}"

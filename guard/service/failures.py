@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from guard.errors import STATUS, EngineError, GuardError, MethodNotAllowed, Overloaded, UnknownPath
-from guard.service.batcher import described
+from guard.errors import STATUS, EngineError, GuardError, MethodNotAllowed, Overloaded, UnknownPath, described
 
 _log = logging.getLogger(__name__)
 

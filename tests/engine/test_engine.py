@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from guard.engine.engine import TorchEngine
 from guard.engine.model import TreeModel
+from guard.engine.native import BuildFailed, library
 from guard.engine.request import Request
 from guard.errors import EngineError, ModelUnavailable
 from tests.oracles import full_matrix_logits, oracle_score, tiny_mistral
@@ -30,9 +32,23 @@ def reference(folder: Path):
     return tiny_mistral(folder, window=WINDOW)
 
 
+def kernels_here() -> list[str]:
+    """Both, wherever there is a compiler (test_native.py sees to it that the native ones are then had)."""
+    try:
+        library()
+    except BuildFailed:
+        return ["torch"]
+    return ["torch", "native"]
+
+
+@pytest.fixture(params=kernels_here())
+def kernels(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture()
-def engine(folder: Path, reference) -> TorchEngine:
-    return TorchEngine.load(folder, dtype="float32")
+def engine(folder: Path, reference, kernels: str) -> TorchEngine:
+    return TorchEngine.load(folder, dtype="float32", kernels=kernels)
 
 
 def ids(draw: random.Random, length: int) -> tuple[int, ...]:
@@ -67,11 +83,13 @@ def test_window_is_exact_at_its_edges(engine, reference, prefix, content):
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_without_a_window_and_with_a_short_one(tmp_path, window):
+def test_without_a_window_and_with_a_short_one(tmp_path, window, kernels):
     model = tiny_mistral(tmp_path, window=window, seed=3)
     draw = random.Random(5)
     requests = [Request((ids(draw, 9), ids(draw, n), ids(draw, 2)), LABELS, 2) for n in (1, 4, 30)]
-    for request, found in zip(requests, TorchEngine.load(tmp_path, dtype="float32").score(requests), strict=True):
+    for request, found in zip(
+        requests, TorchEngine.load(tmp_path, dtype="float32", kernels=kernels).score(requests), strict=True
+    ):
         assert close(found, oracle_score(model, request))
 
 
@@ -79,7 +97,8 @@ def test_a_window_off_by_one_would_be_seen(engine, reference, monkeypatch):
     """The comparison above is only worth something if a wrong window fails it."""
     draw = random.Random(11)
     request = Request((ids(draw, WINDOW), ids(draw, WINDOW), ids(draw, 3)), LABELS, 2)
-    monkeypatch.setattr(engine._model, "window", WINDOW + 1)
+    wrong = dataclasses.replace(engine._model.geometry, window=WINDOW + 1)
+    monkeypatch.setattr(engine._model.kernels, "_geometry", wrong)
     (found,) = engine.score([request])
     assert not close(found, oracle_score(reference, request), 1e-2)
 
@@ -117,20 +136,44 @@ def test_same_answer_in_any_company(engine):
         assert close(one, two) and close(one, three)
 
 
-def test_small_batches_and_a_store_that_holds_nothing_give_the_same(folder, reference):
+def test_small_batches_and_a_store_that_holds_one_policy_give_the_same(folder, reference, kernels):
     draw = random.Random(4)
-    requests = [Request((ids(draw, 15), ids(draw, 1 + n), ids(draw, 2)), LABELS, 2) for n in range(12)]
-    wide = TorchEngine.load(folder, dtype="float32").score(requests)
-    narrow = TorchEngine.load(folder, dtype="float32", batch_tokens=8, prefix_store_bytes=1).score(requests)
-    assert all(close(a, b) for a, b in zip(wide, narrow, strict=True))
+    policies = [ids(draw, 20), ids(draw, 20)]
+    requests = [Request((policies[n % 2], ids(draw, 1 + n), ids(draw, 2)), LABELS, 2) for n in range(12)]
+    wide = TorchEngine.load(folder, dtype="float32", kernels=kernels)
+    memory = wide._model.kept_bytes(38)  # room for the largest request, and for one policy
+    narrow = TorchEngine.load(folder, dtype="float32", kernels=kernels, batch_tokens=8, memory_bytes=memory)
+    assert all(close(a, b) for a, b in zip(wide.score(requests), narrow.score(requests), strict=True))
+    assert len(narrow._store) < len(wide._store) == 2
 
 
-def test_bfloat16_stays_near_float32(folder, reference):
+def test_many_questions_about_one_content_equal_each_asked_alone(engine, reference):
+    draw = random.Random(8)
+    policy, contents = ids(draw, 20), [ids(draw, n) for n in (1, 17, 30)]
+    questions = [ids(draw, n) for n in (1, 2, 3, 8, 8, 9)]
+    requests = [Request((policy, content, question), LABELS, 2) for content in contents for question in questions]
+    for request, found in zip(requests, engine.score(requests), strict=True):
+        assert close(found, oracle_score(reference, request))
+
+
+def test_the_order_of_the_sum_does_not_depend_on_company(folder, reference, kernels):
+    """The native kernels and oneDNN's products go through a row's numbers in one order, so not even a bit differs."""
+    engine = TorchEngine.load(folder, dtype="float32", kernels=kernels)
+    draw = random.Random(9)
+    policy, question = ids(draw, 20), ids(draw, 3)
+    requests = [Request((policy, ids(draw, 1 + n % 29), question), LABELS, 2) for n in range(50)]
+    together, alone = engine.score(requests), [engine.score([request])[0] for request in requests]
+    if kernels == "native" and torch.backends.mkldnn.is_available():
+        assert together == alone
+    assert all(close(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def test_bfloat16_stays_near_float32(folder, reference, kernels):
     """bfloat16 has 8 bits of mantissa; with weights of unit size the log-probabilities still agree to about a tenth."""
     draw = random.Random(6)
     requests = [Request((ids(draw, 10), ids(draw, 8), ids(draw, 2)), ((7,), (9,)), 2) for _ in range(10)]
-    fine = TorchEngine.load(folder, dtype="float32").score(requests)
-    coarse = TorchEngine.load(folder, dtype="bfloat16").score(requests)
+    fine = TorchEngine.load(folder, dtype="float32", kernels=kernels).score(requests)
+    coarse = TorchEngine.load(folder, dtype="bfloat16", kernels=kernels).score(requests)
     off = [abs(a - b) for x, y in zip(fine, coarse, strict=True) for a, b in zip(x, y, strict=True)]
     assert sum(off) / len(off) < 0.3
 
@@ -152,6 +195,40 @@ def test_each_bad_request_gets_its_own_error_and_the_rest_their_scores(engine, r
     assert close(found[0], oracle_score(reference, good)) and close(found[-1], oracle_score(reference, good))
     assert all(isinstance(result, EngineError) for result in found[1:-1])
     assert "61" in str(found[7]) and "128" in str(found[9])
+
+
+def test_a_request_larger_than_the_memory_is_refused_alone(folder, reference, kernels):
+    engine = TorchEngine.load(folder, dtype="float32", kernels=kernels)
+    engine._memory_bytes = engine._model.kept_bytes(30)
+    small, large = (Request(((5,) * 20, (6,) * n), ((9,), (10,)), 2) for n in (10, 11))
+    one, other = engine.score([small, large])
+    assert close(one, oracle_score(reference, small))
+    assert isinstance(other, EngineError) and "memory" in other.message and "31 tokens" in other.message
+
+
+class TestPinning:
+    def test_a_pinned_policy_is_computed_once_and_stays(self, engine, reference, monkeypatch):
+        draw = random.Random(12)
+        served, others = ids(draw, 9), [ids(draw, 9) for _ in range(4)]
+        computed = []
+        whole = TreeModel.prefill
+        monkeypatch.setattr(TreeModel, "prefill", lambda self, tokens: computed.append(tokens) or whole(self, tokens))
+        engine._store = type(engine._store)(2 * whole(engine._model, served).num_bytes)
+        engine.pin([served])
+        for policy in (*others, served):
+            request = Request((policy, (7, 8), (9,)), LABELS, 2)
+            assert close(engine.score([request])[0], oracle_score(reference, request))
+        assert computed == [served, *others]
+
+    @pytest.mark.parametrize("tokens", [(5, 61), (5,) * 129])
+    def test_what_cannot_be_pinned_is_an_error(self, engine, tokens):
+        with pytest.raises(EngineError):
+            engine.pin([tokens])
+
+    def test_more_than_the_memory_holds_is_an_error(self, engine):
+        engine._store = type(engine._store)(engine._model.prefill((5,)).num_bytes)
+        with pytest.raises(EngineError, match="fit"):
+            engine.pin([(5,), (6,)])
 
 
 def test_no_requests_no_answers(engine):
@@ -239,6 +316,28 @@ class TestLoading:
         engine = TorchEngine.load(model_folder("some/model"))
         assert engine.max_tokens == 4
         assert isinstance(engine.score([Request(((5,), (6,)), ((9,),), 2)])[0], tuple)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("hidden_act", "gelu"), ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})],
+    )
+    def test_what_would_be_computed_wrongly_is_refused_by_name(self, tmp_path, name, value):
+        tiny_mistral(tmp_path, window=None, **{name: value})
+        with pytest.raises(ModelUnavailable, match=str(value["rope_type"] if isinstance(value, dict) else value)):
+            TorchEngine.load(tmp_path)
+
+    def test_native_kernels_that_cannot_be_had(self, tmp_path, monkeypatch):
+        """`auto` goes on with the portable ones; `native` says what is the matter."""
+        from guard.engine import native
+
+        def broken():
+            raise BuildFailed("no compiler, say")
+
+        tiny_mistral(tmp_path, window=None)
+        monkeypatch.setattr(native, "library", broken)
+        assert TorchEngine.load(tmp_path)._model.kernels.name == "torch"
+        with pytest.raises(ModelUnavailable, match="no compiler, say"):
+            TorchEngine.load(tmp_path, kernels="native")
 
     def test_the_model_id_changes_with_the_weights(self, tmp_path):
         for seed in (1, 2):
