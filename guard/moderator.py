@@ -148,6 +148,19 @@ class Moderator:
             for asking, per_task in zip(asked, requests, strict=True)
         ]
 
+    def pin(self, *policies: str) -> None:
+        """Have the engine keep what the prompts of these policies share, for every kind of item that they judge.
+
+        They replace those pinned before. Raises `UnknownPolicy`, or `EngineError` where they do not fit.
+        """
+        asked = [
+            self._prompt(kind, policy.narrowed(None, kind))
+            for policy in map(self.policies.get, policies)
+            for kind in policy.kinds
+            if any(kind in category.kinds for category in policy.categories)
+        ]
+        self.engine.pin([prompt.prefix for prompt in asked])
+
     def failed(self, policy: Policy, error: GuardError) -> Verdict:
         """The verdict on what nobody could judge."""
         return Verdict(**self._judged_by(policy), decision=Decision.ERROR, error=failure(error), reason="error")

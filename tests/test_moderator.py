@@ -613,3 +613,17 @@ def test_settings_and_policies_come_from_the_caller(tmp_path: Path):
     book = PolicyBook()
     given_book = Moderator(FakeEngine(), embedded(), policies=book, settings=Settings.model_construct())
     assert given_book.policies is book
+
+
+def test_the_engine_keeps_what_served_policies_share(monkeypatch):
+    """One prefix for each kind of item that a policy judges."""
+    pinned = []
+    monkeypatch.setattr(FakeEngine, "pin", lambda self, prefixes: pinned.append(list(prefixes)))
+    judge = moderator()
+    judge.pin("moderation-13", "forum-comments")
+    kinds = [kind for name in ("moderation-13", "forum-comments") for kind in judge.policies.get(name).kinds]
+    assert len(pinned[0]) == len(set(pinned[0])) == len(kinds)
+    judge.judge("hello", policy="forum-comments")
+    assert judge.engine.seen[-1].segments[0] in pinned[0]
+    with pytest.raises(UnknownPolicy):
+        judge.pin("nobody's")

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from guard.errors import STATUS, EngineError, GuardError, InvalidItem, NotReady
+from guard.errors import STATUS, EngineError, GuardError, InvalidItem, NotReady, described
 from guard.item import Item, Kind
 from guard.moderator import Moderator, Task
 from guard.policy import Policy
-from guard.service.batcher import Batcher, described
+from guard.service.batcher import Batcher
 from guard.service.incoming import unless_gone
 from guard.settings import Settings
 from guard.verdict import Verdict
@@ -89,9 +89,13 @@ class Desk:
         return await self.batcher.submit(tasks)
 
     async def _self_test(self) -> None:
-        """Judge one text until that succeeds. Requests wait for the first attempt, and fail after a failed one."""
+        """Pin the service's policy and judge one text, until that succeeds.
+
+        Requests wait for the first attempt, and fail after a failed one.
+        """
         while self._fault:
             try:
+                await asyncio.to_thread(self.moderator.pin, self.settings.service_policy)
                 (verdict,) = await self.batcher.submit(
                     [self.moderator.task(_SELF_TEST, policy=self.settings.service_policy)]
                 )
