@@ -141,15 +141,17 @@ class TorchKernels:
         out = torch.empty_like(q)
         past = None if before is None else Kept(*(kept[:, layout.prefix] for kept in before))
         share = self._geometry.num_heads // heads
+        # torch's CPU kernel splits long rows differently in other company; float32 keeps that below bfloat16's rounding
+        wide = torch.float32 if q.device.type == "cpu" else q.dtype
         for group in layout.groups[read_only]:
             found = scaled_dot_product_attention(
-                q[group.rows].transpose(1, 2),
-                _heads(k[group.keys], past and past.keys, share),
-                _heads(v[group.keys], past and past.values, share),
+                q[group.rows].transpose(1, 2).to(wide),
+                _heads(k[group.keys], past and past.keys, share).to(wide),
+                _heads(v[group.keys], past and past.values, share).to(wide),
                 attn_mask=group.seen[:, None],
                 scale=self._geometry.scale,
             )
-            out[group.rows[group.held]] = found.transpose(1, 2)[group.held]
+            out[group.rows[group.held]] = found.transpose(1, 2)[group.held].to(q.dtype)
         return out.flatten(1)
 
     def keep(self, k: Tensor, v: Tensor) -> Kept:

@@ -193,15 +193,18 @@ def batches(requests: Sequence[tuple[int, Request]], budget: int) -> Iterator[li
         batch: list[tuple[int, Request]] = []
         held = 0
         for content, asked in sorted(by_content.items(), key=lambda pair: (len(pair[0]), pair[1][0][0])):
-            paid = False  # has this batch paid for this content?
-            for number, request in asked:
-                size = own_tokens(request)
-                if batch and held + size - paid * len(content) > budget:
+            tails = [own_tokens(request) - len(content) for _, request in asked]
+            paid = 0  # what this batch has paid for the content
+            for (number, request), tail in zip(asked, tails, strict=True):
+                # a content is not begun where only some of its questions have room, unless no batch holds them all
+                together = len(content) + sum(tails)
+                coming = together if not paid and together <= budget else len(content) - paid + tail
+                if batch and held + coming > budget:
                     yield batch
-                    batch, held, paid = [], 0, False
+                    batch, held, paid = [], 0, 0
+                held += len(content) - paid + tail
+                paid = len(content)
                 batch.append((number, request))
-                held += size - paid * len(content)
-                paid = True
         if batch:
             yield batch
 
