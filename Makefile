@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := 'torch>=2.13,<2.14'
 
-.PHONY: help demo test check format train figures wheel clean
+.PHONY: help demo test check format train figures bench bench-report wheel clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): the first time takes a few minutes, most of it for torch."
@@ -52,6 +52,12 @@ train: $(VENV)/.installed-dev ## Make the embedded model again (GUARD_TRAINING_D
 
 figures: $(VENV)/.installed-dev ## Measure the embedded model again, write its card and the README's figures
 	$(BIN)/python -m training card
+
+bench: $(VENV)/.installed-dev ## Measure the engine and its rivals, an hour at most; ends with one JSON line per benchmark
+	@$(BIN)/python -m benchmarks
+
+bench-report: $(VENV)/.installed-dev ## Write docs/performance.md and its plots from what `make bench` found
+	@$(BIN)/python -m benchmarks.report
 
 wheel: $(VENV)/.installed-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -100,7 +100,7 @@ def test_a_batch_pays_for_a_content_once():
 
 
 def test_the_questions_about_one_content_are_not_torn_apart_where_one_batch_holds_them():
-    """Each tear would compute the content once more: 13 questions about each of 32 contents once cost an eighth more."""
+    """Each tear computes a content once more: 13 questions about each of 32 contents once cost an eighth more."""
     asked = [Request(((1, 1), (4,) * 20 + (n,), (q,)), ((7,), (8,)), 2) for n in range(3, 9) for q in range(3, 16)]
     for batch in batches(list(enumerate(asked)), 75):  # 21 + 13 tokens a content: two fit, and half of a third
         found = [request.segments[1] for _, request in batch]
