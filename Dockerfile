@@ -18,6 +18,9 @@ RUN pip install --no-cache-dir .
 FROM python:3.11-slim
 COPY --from=build /opt/guard /opt/guard
 ENV PATH="/opt/guard/bin:$PATH" GUARD_HOST=0.0.0.0 GUARD_PORT=8080
+# The engine compiles its kernels for the processor that it finds itself on, in some seconds at the first start.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 10001 guard
 USER 10001
 WORKDIR /home/guard
