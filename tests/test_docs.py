@@ -28,7 +28,7 @@ NUMBER = re.compile(r"\d+\.\d+")
 ADDRESS = "http://127.0.0.1:8080"
 # Lines of `sh` blocks, and who runs them instead.
 RUN_ELSEWHERE = {
-    "make bench": "too long for a test; tests/benchmarks holds the page to its figures, and `make bench-report` likewise",
+    "make bench": "too long for a test; tests/benchmarks holds the page to its figures",
     "make demo": "a new user's first command; CI's clean checkout sets up the same way",
     "make test": "this is it",
     "guard serve --host 127.0.0.1 --port 8080": "tests/service, and the `server` fixture below on a free port",
