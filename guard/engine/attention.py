@@ -104,7 +104,7 @@ class _TorchLayout:
     positions: Tensor  # (N,)
     groups: tuple[list[_Group], list[_Group]]  # of all queries, of those that are read
     prefix: slice  # of its keys, those that anything can see
-    longest: int
+    longest: int  # path, prefix included
 
 
 class TorchKernels:
@@ -136,7 +136,7 @@ class TorchKernels:
     ) -> Tensor:
         heads, size = self._geometry.num_kv_heads, self._geometry.head_size
         query_positions = layout.positions[layout.rows] if read_only else layout.positions
-        q, k = self._rotated(q, query_positions), self._rotated(k, layout.positions)
+        q, k = (self._rotated(x, at, layout.longest) for x, at in ((q, query_positions), (k, layout.positions)))
         v = v.view(len(v), heads, size)
         out = torch.empty_like(q)
         past = None if before is None else Kept(*(kept[:, layout.prefix] for kept in before))
@@ -155,15 +155,13 @@ class TorchKernels:
         return out.flatten(1)
 
     def keep(self, k: Tensor, v: Tensor) -> Kept:
-        keys = self._rotated(k, torch.arange(len(k), device=k.device))
+        keys = self._rotated(k, torch.arange(len(k), device=k.device), len(k))
         values = v.view(len(v), -1, self._geometry.head_size)
         return Kept(keys.transpose(0, 1).contiguous(), values.transpose(0, 1).contiguous())  # (K, P, D)
 
-    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
-        """RoPE (Su et al. 2021, arXiv 2104.09864) by halves: (N, heads D) -> (N, heads, D)."""
-        cos, sin = (
-            table[positions][:, None] for table in self._rotary.tables(int(positions.max()) + 1 if len(x) else 1)
-        )
+    def _rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
+        """RoPE (Su et al. 2021, arXiv 2104.09864) by halves: (N, heads D) -> (N, heads, D). Positions < `length`."""
+        cos, sin = (table[positions][:, None] for table in self._rotary.tables(length))
         first, second = x.view(len(x), -1, self._geometry.head_size).float().chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 

@@ -58,9 +58,7 @@ class _Layer:
     """One decoder layer. The last one has q and kv apart, because it owes the output of a few rows only."""
 
     attention_norm: Tensor
-    qkv: Linear
-    q: Linear
-    kv: Linear
+    inputs: tuple[Linear, ...]  # (qkv,), or (q, kv) of the last layer
     out: Linear
     mlp_norm: Tensor
     gate: Linear
@@ -84,7 +82,7 @@ class TreeModel:
         )
         self._embedding: Tensor = decoder.embed_tokens.weight.detach()
         self._norm: Tensor = decoder.norm.weight.detach()
-        self._layers = [_layer(module) for module in decoder.layers]
+        self._layers = [_layer(module, module is decoder.layers[-1]) for module in decoder.layers]
         self._head = Linear(model.lm_head.weight.detach())
         rotary = Rotary(decoder.rotary_emb.inv_freq, decoder.rotary_emb.attention_scaling)
         self.kernels = _pick_kernels(kernels, self.geometry, rotary, self.device)
@@ -142,10 +140,11 @@ class TreeModel:
             read_only = number == len(self._layers) - 1
             h = self.kernels.norm(x, layer.attention_norm, self._epsilon)
             if read_only:
-                (k, v), h, x = layer.kv(h).chunk(2, dim=-1), h[layout.rows], x[layout.rows]
-                q = layer.q(h)
+                of_q, of_kv = layer.inputs
+                (k, v), h, x = of_kv(h).chunk(2, dim=-1), h[layout.rows], x[layout.rows]
+                q = of_q(h)
             else:
-                q, k, v = self._split(layer.qkv(h))
+                q, k, v = self._split(layer.inputs[0](h))
             before = prefix.layers[number] if prefix else None
             x = layer.out.plus(self.kernels.attend(q, k, v, layout, before, read_only), x)
             x = self._mlp(layer, x)
@@ -160,12 +159,13 @@ class TreeModel:
         x = self._embed(made)
         kept: list[Kept] = []
         for layer in self._layers[:-1]:
-            q, k, v = self._split(layer.qkv(self.kernels.norm(x, layer.attention_norm, self._epsilon)))
+            q, k, v = self._split(layer.inputs[0](self.kernels.norm(x, layer.attention_norm, self._epsilon)))
             kept.append(self.kernels.keep(k, v))
             x = layer.out.plus(self.kernels.attend(q, k, v, layout, None, False), x)
             x = self._mlp(layer, x)
         last = self._layers[-1]
-        kept.append(self.kernels.keep(*last.kv(self.kernels.norm(x, last.attention_norm, self._epsilon)).chunk(2, -1)))
+        h = self.kernels.norm(x, last.attention_norm, self._epsilon)
+        kept.append(self.kernels.keep(*last.inputs[1](h).chunk(2, dim=-1)))
         return Prefix(tuple(kept))
 
     @torch.inference_mode()
@@ -188,14 +188,12 @@ class TreeModel:
         return layer.down.plus(layer.up.times(h, layer.gate.silu(h)), x)
 
 
-def _layer(module: Any) -> _Layer:
+def _layer(module: Any, last: bool) -> _Layer:
     attention, mlp = module.self_attn, module.mlp
     q, k, v = (part.weight.detach() for part in (attention.q_proj, attention.k_proj, attention.v_proj))
     return _Layer(
         attention_norm=module.input_layernorm.weight.detach(),
-        qkv=Linear(torch.cat([q, k, v])),
-        q=Linear(q),
-        kv=Linear(torch.cat([k, v])),
+        inputs=(Linear(q), Linear(torch.cat([k, v]))) if last else (Linear(torch.cat([q, k, v])),),
         out=Linear(attention.o_proj.weight.detach()),
         mlp_norm=module.post_attention_layernorm.weight.detach(),
         gate=Linear(mlp.gate_proj.weight.detach()),
