@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := 'torch>=2.13,<2.14'
 
-.PHONY: help demo test check format train figures bench bench-report wheel clean
+.PHONY: help demo test check format train figures eval bench bench-report wheel clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,6 +42,7 @@ check: $(VENV)/.installed-dev ## Everything that must hold before a change lands
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --durations=15
+	$(BIN)/python -m eval gate --old docs/report --new self-reflection --max-loss 0.01
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff format .
@@ -52,6 +53,10 @@ train: $(VENV)/.installed-dev ## Make the embedded model again (GUARD_TRAINING_D
 
 figures: $(VENV)/.installed-dev ## Measure the embedded model again, write its card and the README's figures
 	$(BIN)/python -m training card
+
+eval: $(VENV)/.installed-dev ## Measure the embedded model on our own sets, write docs/report/ and the README's figures
+	$(BIN)/python -m eval run --policy self-reflection --policy moderation-13 --out docs/report
+	$(BIN)/python -m eval report docs/report --readme README.md
 
 bench: $(VENV)/.installed-dev ## Measure the engine and its rivals, an hour at most; ends with one JSON line per benchmark
 	@$(BIN)/python -m benchmarks

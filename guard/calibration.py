@@ -1,7 +1,8 @@
-"""From label probabilities to calibrated scores. Fitting is `training/calibrate.py`'s work; this only applies.
+"""From label probabilities to calibrated scores. Fitting is `measure/fitting.py`'s work; this only applies.
 
 The overall log-odds x = ln((1 - P(acceptable)) / P(acceptable)) are mapped to sigmoid(scale * x + shift) (Platt 1999);
-the categories keep their shares of the new score. A model that brings no figures for a policy is used as it is.
+the categories keep their shares of the new score. A policy that was calibrated (`guard calibrate`) brings its own
+figures; else the model's are taken, and a model that brings none for a policy is used as it is.
 """
 
 from __future__ import annotations
@@ -51,24 +52,29 @@ class Calibration:
             raise ModelUnavailable(f"{file}: not a calibration file: {cause}", hint="Fit it again.") from cause
         return cls(fits)
 
-    def apply(self, policy_id: str, kind: Kind, log_probs: Sequence[float]) -> tuple[float, list[float]]:
-        """(score, the categories' probabilities) from ln P of acceptable and of each category, in that order.
+    def fit(self, policy_id: str, kind: Kind) -> Platt:
+        """What the model brings for a policy and a kind; nothing changes the score where it brings nothing."""
+        return self.fits.get((policy_id, kind), Platt())
 
-        A label may be impossible (minus infinity). Where all are, nothing is known, which is no reason to accept: the
-        score is 1, shared evenly.
 
-        >>> score, categories = Calibration().apply("any", Kind.PROMPT, [math.log(0.2), math.log(0.1), math.log(0.1)])
-        >>> round(score, 6), [round(c, 6) for c in categories]
-        (0.5, [0.25, 0.25])
-        """
-        acceptable, categories = log_probs[0], log_probs[1:]
-        top = max(categories)
-        if top == -math.inf:
-            impossible = acceptable == -math.inf
-            return float(impossible), [impossible / len(categories)] * len(categories)
-        total = top + math.log(sum(math.exp(c - top) for c in categories))
-        score = self.fits.get((policy_id, kind), Platt())(total - acceptable)
-        return score, [score * math.exp(c - total) for c in categories]
+def calibrated(fit: Platt, log_probs: Sequence[float]) -> tuple[float, list[float]]:
+    """(score, the categories' probabilities) from ln P of acceptable and of each category, in that order.
+
+    A label may be impossible (minus infinity). Where all are, nothing is known, which is no reason to accept: the
+    score is 1, shared evenly.
+
+    >>> score, categories = calibrated(Platt(), [math.log(0.2), math.log(0.1), math.log(0.1)])
+    >>> round(score, 6), [round(c, 6) for c in categories]
+    (0.5, [0.25, 0.25])
+    """
+    acceptable, categories = log_probs[0], log_probs[1:]
+    top = max(categories)
+    if top == -math.inf:
+        impossible = acceptable == -math.inf
+        return float(impossible), [impossible / len(categories)] * len(categories)
+    total = top + math.log(sum(math.exp(c - top) for c in categories))
+    score = fit(total - acceptable)
+    return score, [score * math.exp(c - total) for c in categories]
 
 
 def sigmoid(x: float) -> float:

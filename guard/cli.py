@@ -1,4 +1,4 @@
-"""The command line: `guard check`, `scan`, `serve` and `policy`.
+"""The command line: `guard check`, `scan`, `serve`, `calibrate` and `policy`.
 
 The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
 3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
@@ -37,7 +37,7 @@ from guard.errors import (
 )
 from guard.item import Item, Kind
 from guard.moderator import Moderator
-from guard.policy import Action, Policy, PolicyBook, PolicyTest, load_policy
+from guard.policy import Action, Policy, PolicyBook, PolicyTest, as_yaml, load_policy
 from guard.prompt import load_template
 from guard.resources import shipped
 from guard.settings import Settings, load_settings
@@ -210,6 +210,60 @@ def serve(
     serve_http(settings)
 
 
+@app.command()
+def calibrate(
+    labels: Annotated[Path, typer.Option(help="A .csv, .tsv, .jsonl or .parquet file of labelled texts.")],
+    promise: Annotated[str, typer.Option(help="Such as precision>=0.95@prevalence=0.1, recall>=0.9 or fpr<=0.01.")],
+    policy: PolicyOption = None,
+    out: Annotated[Path | None, typer.Option(help="The new policy file. Default: ID.vN.yaml in this folder.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column (or key) of the texts.")] = "text",
+    label_column: Annotated[
+        str, typer.Option(help="Column of the labels: `acceptable`, a category, or yes or no to harm.")
+    ] = "label",
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids. Default: the row number, from 1.")] = None,
+    group_column: Annotated[str, typer.Option(help="Column that says which rows belong together, if any.")] = "group",
+    kind: KindOption = None,
+    seed: Annotated[int, typer.Option(help="Of the draw that halves the labels.")] = 0,
+    model: ModelOption = None,
+    policies: PoliciesOption = None,
+) -> None:
+    """Fit a policy's scores and thresholds to labelled texts, so that it keeps a promise. Exit status: 0 kept, 2 not.
+
+    Half of the labels choose, the other half check. Columns `kind`, `prompt`, `parent` and `title` are read where the
+    file has them.
+    """
+    from guard.calibrate import calibrate as fit
+    from guard.calibrate import described
+    from guard.labelled import Columns, conflicts, read_labelled
+    from guard.measure.promise import Promise
+
+    settings = load_settings(model=model, policies=policies or None)
+    chosen = find_policy(settings, policy)
+    try:
+        promised = Promise.parse(promise)
+    except ValueError as cause:
+        raise InvalidRequest(f"{cause}.") from cause
+    target = out or Path(f"{chosen.id}.v{chosen.version + 1}.yaml")
+    if target.exists() or not target.parent.is_dir():
+        raise InvalidRequest(f"{target}: there already, or in no folder.", hint="Name another file with --out.")
+    columns = Columns(text_column, label_column, id_column, group=group_column)
+    labelled = read_labelled(labels, columns, kind=kind or _only_kind(chosen))
+    labelled.gold(chosen)
+    for row, reason in labelled.skipped:
+        print(f"row {row} left out: {printable(reason)}", file=sys.stderr)
+    if twice := conflicts(labelled.items):
+        print(f"{len(twice)} rows have a text that stands there with another label, too", file=sys.stderr)
+    made = fit(Moderator.load(settings), chosen, labelled, promised, seed=seed, labels=labels)
+    target.write_text(as_yaml(made), encoding="utf-8")
+    load_policy(target)  # what was written is what will be read
+    print("\n".join(map(printable, described(made))))
+    print(f"{printable(str(target))}: {made.id} version {made.version}, hash {made.hash[:12]}")
+
+
+def _only_kind(policy: Policy) -> Kind | None:
+    return policy.kinds[0] if len(policy.kinds) == 1 else None
+
+
 @policy_app.callback(invoke_without_command=True)
 def _policy(context: typer.Context) -> None:
     _help_unless_command(context)
@@ -240,15 +294,7 @@ def policy_show(
         lines = load_template(kind).policy_text(policy.narrowed(None, kind)).splitlines()
         print("\n".join(map(printable, lines)))
         return
-    import yaml
-
-    content = policy.model_dump(mode="json", exclude_defaults=True)
-    for category in content["categories"]:
-        if category["name"] == category["id"]:
-            del category["name"]
-    lines = [f"# hash: {policy.hash}"]
-    lines += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).splitlines()
-    print("\n".join(map(printable, lines)))
+    print("\n".join(map(printable, [f"# hash: {policy.hash}", *as_yaml(policy).splitlines()])))
 
 
 @policy_app.command("lint")
@@ -320,7 +366,7 @@ def oddities(policy: Policy) -> list[str]:
             found.append(f"category {category.id}: a description of fewer than 3 words tells the model little")
         if not 0.05 <= category.threshold <= 0.95:
             found.append(f"category {category.id}: nearly everything or nearly nothing will reach {category.threshold}")
-        elif category.threshold > policy.threshold and category.action is not Action.ALLOW:
+        elif category.threshold > policy.threshold and category.action is not Action.ALLOW and not policy.evidence:
             found.append(
                 f"category {category.id}: its threshold {category.threshold} is above the policy's "
                 f"{policy.threshold}, which stops an item before"

@@ -9,7 +9,8 @@
     │   ├── UnknownModel        no model has that name
     │   ├── UnknownPath         no such path
     │   ├── MethodNotAllowed    the path exists, the method does not
-    │   └── InvalidFile         a file to scan is missing, unreadable, or lacks a column
+    │   ├── InvalidFile         a file to scan is missing, unreadable, or lacks a column
+    │   └── PromiseRefused      the labels do not carry what `guard calibrate` is to promise
     ├── SetupError            the operator's files are wrong
     │   ├── InvalidPolicy       a policy or a template does not hold
     │   ├── InvalidSettings     a setting does not hold
@@ -79,6 +80,10 @@ class InvalidFile(InputError):
     code = "invalid_file"
 
 
+class PromiseRefused(InputError):
+    code = "promise_refused"
+
+
 class SetupError(GuardError):
     code = "setup_error"
 
@@ -123,6 +128,7 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     UnknownPath: (404, EXIT_ERROR),
     MethodNotAllowed: (405, EXIT_ERROR),
     InvalidFile: (400, EXIT_ERROR),
+    PromiseRefused: (400, EXIT_ERROR),
     InvalidPolicy: (500, EXIT_ERROR),
     InvalidSettings: (500, EXIT_ERROR),
     ModelUnavailable: (503, EXIT_ERROR),

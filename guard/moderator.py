@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Platt, calibrated
 from guard.engine.request import Engine, LogProbs, Request
-from guard.errors import EngineError, GuardError
+from guard.errors import EngineError, GuardError, InvalidPolicy
 from guard.item import Item, Kind
 from guard.language import supported
 from guard.passages import Cut, cut
@@ -170,6 +170,7 @@ class Moderator:
         if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
             return _Asked(task, ruled=ruled)  # the model could add nothing
         try:
+            self._require_its_model(task.policy)
             prompt = self._prompt(task.item.kind, task.policy)
             content = prompt.content(task.item)
             frame = len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
@@ -203,13 +204,12 @@ class Moderator:
             return self.failed(asked.task.policy, failed)
         assert asked.prompt and asked.content and asked.parts  # `_ask` sets all of them unless it failed
         item, policy = asked.task
-        calibrated = [
-            self._calibration.apply(policy.id, item.kind, s) for s in scored if not isinstance(s, EngineError)
-        ]
+        fit = self._fit(policy, item.kind)
+        passages = [calibrated(fit, s) for s in scored if not isinstance(s, EngineError)]
         # Each passage is decided by itself, so that none hides behind another: the strictest decision stands.
         ids = [category.id for category in policy.categories]
-        decided = [decide(policy, score, dict(zip(ids, shares, strict=True))) for score, shares in calibrated]
-        deciding = max(range(len(decided)), key=lambda i: (STRICTNESS.index(decided[i][0]), calibrated[i][0]))
+        decided = [decide(policy, score, dict(zip(ids, shares, strict=True))) for score, shares in passages]
+        deciding = max(range(len(decided)), key=lambda i: (STRICTNESS.index(decided[i][0]), passages[i][0]))
         decision, reason = decided[deciding][0], "model"
         if decision is Decision.ALLOW and asked.parts.truncated:
             decision, reason = Decision.REVIEW, "truncated"  # what nobody read is not accepted
@@ -217,14 +217,28 @@ class Moderator:
             asked.task,
             decision,
             reason=reason,
-            score=max(score for score, _ in calibrated),
+            score=max(score for score, _ in passages),
             category_scores={id_: max(totals[id_] for _, totals, _ in decided) for id_ in ids},
             categories=tuple(id_ for id_ in ids if any(id_ in named for _, _, named in decided)),
             prompt_hash=asked.prompt.hash,
-            passages=len(calibrated),
+            passages=len(passages),
             passage=Passage(index=deciding, excerpt=asked.parts.passages[deciding][0][:_EXCERPT]),
             truncated=asked.parts.truncated or asked.content.context_cut,
         )
+
+    def _require_its_model(self, policy: Policy) -> None:
+        """A policy's thresholds were promised for one model; under another they would be broken without a word."""
+        if policy.calibration is not None and policy.calibration.model != self.engine.model_id:
+            raise InvalidPolicy(
+                f"Policy {policy.id!r} version {policy.version} was calibrated for the model "
+                f"{policy.calibration.model}, and this is {self.engine.model_id}.",
+                hint="Run `guard calibrate` with this model, or remove `calibration` and `evidence` from the policy.",
+            )
+
+    def _fit(self, policy: Policy, kind: Kind) -> Platt:
+        """The policy's own calibration for a kind of item, else what the model brings."""
+        own = {fit.kind: Platt(fit.scale, fit.shift) for fit in policy.calibration.fits} if policy.calibration else {}
+        return own.get(kind) or self._calibration.fit(policy.id, kind)
 
     def _by_rule(self, task: Task) -> Verdict | None:
         """The strictest deny rule found anywhere in the text decides, then an allow rule that covers all of it."""

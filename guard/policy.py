@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import re2
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from guard.errors import InvalidPolicy, UnknownPolicy
@@ -131,6 +132,61 @@ class PolicyTest(_Data):
     category: CategoryId | None = None
 
 
+class Fit(_Data):
+    """Scale and shift of the log-odds for one kind of item (`guard/calibration.py`)."""
+
+    kind: Kind
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    shift: Annotated[float, Field(allow_inf_nan=False)]
+
+
+class FittedCalibration(_Data):
+    """What `guard calibrate` fitted, and for which model: with another one the thresholds would mean something else."""
+
+    model: str
+    fits: tuple[Fit, ...] = ()
+
+
+class Figure(_Data):
+    """A measured figure with its 95 % interval and the number of items that it rests on."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    reason: str | None = None
+
+
+class CategoryEvidence(_Data):
+    """How a category's threshold was found: `chosen` with the figure on the held-back part, or why it was not."""
+
+    id: CategoryId
+    threshold: Probability
+    held_back: Figure | None = None
+    note: str = ""
+
+
+class Evidence(_Data):
+    """What a promise rests on. It changes no verdict, so it is not part of the policy's hash."""
+
+    promise: str
+    labels: str
+    labels_sha256: str
+    rows: int
+    harmful: int
+    acceptable: int
+    left_out: int
+    seed: int
+    threshold: Probability
+    chosen_on: int
+    worst_expected: float
+    held_back: Figure
+    held_back_before: Figure
+    expected_calibration_error: Figure
+    categories: tuple[CategoryEvidence, ...] = ()
+    base: str
+
+
 class Policy(_Data):
     """A validated policy file. `acceptable` is the label of everything that is in no category.
 
@@ -147,6 +203,8 @@ class Policy(_Data):
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
     tests: tuple[PolicyTest, ...] = ()
+    calibration: FittedCalibration | None = None
+    evidence: Evidence | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,8 +232,10 @@ class Policy(_Data):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over all that can change a verdict (tests and the description for people are left out)."""
-        data = self.model_dump(mode="json", exclude={"tests", "description"})
+        """SHA-256 over all that can change a verdict (tests, evidence and the description for people are left out)."""
+        data = self.model_dump(mode="json", exclude={"tests", "description", "evidence"})
+        if self.calibration is None:  # a policy from before there was one keeps its hash
+            del data["calibration"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -246,6 +306,15 @@ def _compile(pattern: str) -> Any:
         return re2.compile(pattern, options)
     except re2.error as cause:
         raise ValueError(f"not an RE2 expression: {pattern!r}: {cause}") from cause
+
+
+def as_yaml(policy: Policy) -> str:
+    """The policy as a file that `load_policy` reads, without what is said by default."""
+    content = policy.model_dump(mode="json", exclude_defaults=True)
+    for category in content["categories"]:
+        if category["name"] == category["id"]:
+            del category["name"]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def load_policy(path: Path) -> Policy:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard.calibration import Calibration, Platt, sigmoid
+from guard.calibration import Calibration, Platt, calibrated, sigmoid
 from guard.errors import ModelUnavailable
 from guard.item import Kind
 
@@ -23,25 +23,25 @@ def logs(*probabilities: float) -> list[float]:
 
 
 def test_without_figures_the_probabilities_are_normalised():
-    score, shares = Calibration().apply("p", Kind.PROMPT, logs(0.7, 0.2, 0.1))
+    score, shares = calibrated(Calibration().fit("p", Kind.PROMPT), logs(0.7, 0.2, 0.1))
     assert score == pytest.approx(0.3)
     assert shares == pytest.approx([0.2, 0.1])
-    score, shares = Calibration().apply("p", Kind.PROMPT, logs(0.2, 0.1, 0.1))
+    score, shares = calibrated(Calibration().fit("p", Kind.PROMPT), logs(0.2, 0.1, 0.1))
     assert score == pytest.approx(0.5)
     assert shares == pytest.approx([0.25, 0.25])
 
 
 def test_by_hand():
     """Odds 1 : 2 are squared by the scale 2 and tripled by the shift ln 3: 3 : 4; shares 3 : 1 stay."""
-    score, shares = FIT.apply("p", Kind.PROMPT, logs(2 / 3, 1 / 4, 1 / 12))
+    score, shares = calibrated(FIT.fit("p", Kind.PROMPT), logs(2 / 3, 1 / 4, 1 / 12))
     assert score == pytest.approx(3 / 7)
     assert shares == pytest.approx([9 / 28, 3 / 28])
 
 
 def test_figures_are_for_their_policy_and_kind_alone():
     for other in (("p", Kind.COMMENT), ("q", Kind.PROMPT)):
-        assert FIT.apply(*other, logs(0.5, 0.5))[0] == pytest.approx(0.5)
-    assert FIT.apply("p", Kind.PROMPT, logs(0.5, 0.5))[0] == pytest.approx(0.75)
+        assert calibrated(FIT.fit(*other), logs(0.5, 0.5))[0] == pytest.approx(0.5)
+    assert calibrated(FIT.fit("p", Kind.PROMPT), logs(0.5, 0.5))[0] == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_figures_are_for_their_policy_and_kind_alone():
 @pytest.mark.parametrize("calibration", [Calibration(), Calibration({("p", Kind.PROMPT): Platt(1.0, 0.0)})])
 def test_extreme_log_probabilities(calibration: Calibration, log_probs: list[float], score: float, shares: list[float]):
     """Where no category was possible, or nothing at all, the score was NaN: below every threshold, so it passed."""
-    found, parts = calibration.apply("p", Kind.PROMPT, log_probs)
+    found, parts = calibrated(calibration.fit("p", Kind.PROMPT), log_probs)
     assert found == pytest.approx(score, abs=1e-12)
     assert parts == pytest.approx(shares, abs=1e-12)
 
@@ -75,7 +75,7 @@ figures = st.builds(Platt, st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
 @settings(deadline=None, max_examples=60)
 @given(st.lists(extreme, min_size=2, max_size=14), figures)
 def test_no_log_probabilities_raise_or_give_nan(log_probs: list[float], fit: Platt):
-    score, shares = Calibration({("p", Kind.PROMPT): fit}).apply("p", Kind.PROMPT, log_probs)
+    score, shares = calibrated(Calibration({("p", Kind.PROMPT): fit}).fit("p", Kind.PROMPT), log_probs)
     assert 0 <= score <= 1
     assert all(0 <= share <= 1 for share in shares)
     assert len(shares) == len(log_probs) - 1
@@ -86,8 +86,8 @@ def test_no_log_probabilities_raise_or_give_nan(log_probs: list[float], fit: Pla
 @given(st.lists(st.floats(-30, 0), min_size=3, max_size=6), st.floats(0.1, 5), figures)
 def test_less_acceptable_is_never_a_lower_score(log_probs: list[float], less: float, fit: Platt):
     calibration = Calibration({("p", Kind.PROMPT): fit})
-    score, _ = calibration.apply("p", Kind.PROMPT, log_probs)
-    assert calibration.apply("p", Kind.PROMPT, [log_probs[0] - less, *log_probs[1:]])[0] >= score
+    score, _ = calibrated(calibration.fit("p", Kind.PROMPT), log_probs)
+    assert calibrated(calibration.fit("p", Kind.PROMPT), [log_probs[0] - less, *log_probs[1:]])[0] >= score
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ RUN_ELSEWHERE = {
     "make demo": "a new user's first command; CI's clean checkout sets up the same way",
     "make test": "this is it",
     "guard serve --host 127.0.0.1 --port 8080": "tests/service, and the `server` fixture below on a free port",
+    "make eval": "tests/eval holds the page and the README to the committed report",
+    "python -m eval": "tests/eval/test_main.py runs each command",
+    "guard calibrate --labels my.csv": "tests/test_calibrate.py",
     "guard check --model FOLDER": "tests/engine/test_engine.py loads checkpoints from folders",
 }
 
@@ -132,6 +135,11 @@ def test_every_command_is_documented_and_helped():
 
 
 def test_links_lead_somewhere():
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "training" / "README.md"]:
+    for page in [
+        *PAGES,
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "training" / "README.md",
+        ROOT / "eval" / "sets" / "README.md",
+    ]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

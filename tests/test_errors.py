@@ -17,6 +17,7 @@ CODES = {
     "GuardError": "error",
     "InputError": "invalid_input",
     "InvalidFile": "invalid_file",
+    "PromiseRefused": "promise_refused",
     "InvalidItem": "invalid_item",
     "InvalidPolicy": "invalid_policy",
     "InvalidRequest": "invalid_request",

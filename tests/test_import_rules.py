@@ -91,7 +91,19 @@ def test_guard_imports_nothing_that_is_not_shipped_with_it():
 
 def test_nobody_imports_eval_by_its_name():
     """It hides a builtin; it is run, never imported."""
-    assert [o for folder in ("guard", "training", "tests") for o in offences(folder, "eval")] == []
+    assert [o for folder in ("guard", "training") for o in offences(folder, "eval")] == []
+    assert offences("tests", "eval", but=("tests/eval/",)) == []
+
+
+def test_the_numbers_know_nothing_but_numbers():
+    ours = {module for path in sources("guard/measure") for module in imported(path) if within(module, "guard")}
+    assert ours and all(within(module, "guard.measure") for module in ours)
+
+
+def test_scoring_asks_no_model():
+    """It reads predictions: neither the moderator nor an engine is within its reach."""
+    ours = {module for module in imported(ROOT / "eval" / "score.py") if within(module, "guard", "eval")}
+    assert all(within(module, "guard.measure", "guard.labelled") for module in ours)
 
 
 def test_torch_and_transformers_stay_with_the_engine():

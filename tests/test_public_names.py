@@ -41,4 +41,5 @@ def test_the_fields_that_are_written_to_files_and_over_the_wire():
     ]  # fmt: skip
     assert list(Policy.model_fields) == [
         "id", "version", "description", "acceptable", "kinds", "threshold", "categories", "allow", "deny", "tests",
+        "calibration", "evidence",
     ]  # fmt: skip

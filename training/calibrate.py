@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from guard.calibration import Calibration
 from guard.engine.engine import TorchEngine
 from guard.item import Kind
+from guard.measure.fitting import log_odds, platt
 from guard.moderator import Moderator, Task
 from guard.policy import Policy, PolicyBook
 from guard.tokenizer import load_tokenizer
@@ -23,7 +22,6 @@ from training.tune import JUDGED_AS
 
 HARMFUL_SHARE = 0.25  # the share of unacceptable items that the calibrated probabilities assume
 ROWS = 400  # per policy, kind and class
-CLIP = 1e-7
 
 
 def served(config: Config, calibration: Calibration) -> Moderator:
@@ -41,16 +39,12 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
             rows = balanced(held_back, policy, kind, config.seed)
             tasks = [Task(example.item.model_copy(update={"kind": kind}), policy) for example, _ in rows]
             scores = np.array([verdict.score for verdict in moderator.judge_many(tasks)])
-            scores = scores.clip(CLIP, 1 - CLIP)
             harmful = np.array([harm for _, harm in rows])
-            weights = np.where(harmful, HARMFUL_SHARE / harmful.sum(), (1 - HARMFUL_SHARE) / (~harmful).sum())
-            fit = LogisticRegression(C=1e6).fit(
-                np.log(scores / (1 - scores))[:, None], harmful, sample_weight=weights * len(rows)
-            )
-            scale, shift = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-            if not (scale > 0 and math.isfinite(shift)):
-                raise RuntimeError(f"{policy.id}/{kind}: the model ranks the wrong way round (scale {scale})")
-            calibrated = 1 / (1 + np.exp(-(scale * np.log(scores / (1 - scores)) + shift)))
+            try:
+                scale, shift = platt(scores, harmful, HARMFUL_SHARE)
+            except ValueError as cause:
+                raise RuntimeError(f"{policy.id}/{kind}: {cause}") from cause
+            calibrated = 1 / (1 + np.exp(-(scale * log_odds(scores) + shift)))
             line = {
                 "policy": policy.id,
                 "kind": kind.value,

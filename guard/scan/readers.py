@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -25,22 +25,30 @@ _SLICE = 1024  # rows of a Parquet file that are held at a time
 
 
 class Row(NamedTuple):
-    """One row. `number` counts from 1; `text` is what to judge or, with an error, what stands in the file."""
+    """One row. `number` counts from 1; `text` is what to judge or, with an error, what stands in the file.
+
+    `more` holds the cells of further columns that were asked for, as far as the row has them.
+    """
 
     number: int
     id: str
     text: str
     error: InvalidItem | None = None
+    more: Mapping[str, Any] = {}
 
 
 class Reader:
     """Iterating gives the rows; the file is opened for that, and may be read again. Raises `InvalidFile`."""
 
-    def __init__(self, path: Path, text_column: str, id_column: str | None = None) -> None:
+    def __init__(
+        self, path: Path, text_column: str, id_column: str | None = None, more_columns: Sequence[str] = ()
+    ) -> None:
         self.path = path
         self.share = 0.0  # of the file that has been read
+        self.columns: tuple[str, ...] = ()  # of the file; known once reading has begun
         self._text_column = text_column
         self._id_column = id_column
+        self._more_columns = more_columns
 
     def __iter__(self) -> Generator[Row]:
         try:
@@ -58,6 +66,7 @@ class Reader:
         raise NotImplementedError
 
     def _require_columns(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
         for name in (self._text_column, self._id_column):
             if name is not None and name not in columns:
                 raise InvalidFile(
@@ -85,6 +94,7 @@ class _Csv(Reader):
             self._require_columns(header)
             text_at = self._position(header, self._text_column)
             id_at = None if self._id_column is None else self._position(header, self._id_column)
+            more_at = [(name, self._position(header, name)) for name in self._more_columns if name in header]
             for number, (cells, line, problem) in enumerate(records, 1):
                 self.share = raw.tell() / size
                 if not problem and len(cells) != len(header):
@@ -93,7 +103,8 @@ class _Csv(Reader):
                     known = str(number) if id_at is None else ""
                     yield Row(number, known, line, _broken(number, problem))
                 else:
-                    yield Row(number, str(number) if id_at is None else cells[id_at], cells[text_at])
+                    more = {name: cells[at] for name, at in more_at}
+                    yield Row(number, str(number) if id_at is None else cells[id_at], cells[text_at], more=more)
 
     def _position(self, header: list[str], name: str) -> int:
         if header.count(name) > 1:
@@ -158,7 +169,8 @@ class _Jsonl(Reader):
         if not isinstance(text, str) or isinstance(text, _Number):
             there = f"is {_json_type(text)}, not a string" if self._text_column in found else "is missing"
             return Row(number, id_, line, _broken(number, f"{self._text_column!r} {there}"))
-        return Row(number, id_, _encodable(text))
+        more = {name: found[name] for name in self._more_columns if name in found}
+        return Row(number, id_, _encodable(text), more=more)
 
     @staticmethod
     def _lines(raw: IO[bytes]) -> Iterator[str]:
@@ -201,15 +213,18 @@ class _Parquet(Reader):
                     hint=f"The columns are: {', '.join(map(repr, schema.names()))}.",
                 )
             # by their exact names: a plain string such as "^a.*$" is a pattern to polars
-            columns = file.select(pl.selectors.by_name({self._text_column, self._id_column or self._text_column}))
+            more = [name for name in self._more_columns if name in schema]
+            wanted = {self._text_column, self._id_column or self._text_column, *more}
+            columns = file.select(pl.selectors.by_name(wanted))
             total: int = file.select(pl.len()).collect().item()
             for start in range(0, total, _SLICE):
                 part = columns.slice(start, _SLICE).collect()
                 texts = part[self._text_column].to_list()
                 ids = part[self._id_column].to_list() if self._id_column else range(start + 1, start + 1 + len(texts))
-                for number, (text, id_) in enumerate(zip(texts, ids, strict=True), start + 1):
+                cells = part.select(more).to_dicts() if more else [{}] * len(texts)
+                for number, (text, id_, beside) in enumerate(zip(texts, ids, cells, strict=True), start + 1):
                     self.share = number / total
-                    yield self._row(number, _id(id_), text)
+                    yield self._row(number, _id(id_), text)._replace(more=beside)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
             problem = str(cause).partition("\n")[0]
             raise InvalidFile(f"{self.path}: not a readable Parquet file: {problem}.", hint="Check it.") from cause
@@ -225,14 +240,14 @@ _READERS: dict[str, type[Reader]] = {
 }  # fmt: skip
 
 
-def open_reader(path: Path, text_column: str, id_column: str | None = None) -> Reader:
+def open_reader(path: Path, text_column: str, id_column: str | None = None, more_columns: Sequence[str] = ()) -> Reader:
     """The reader that belongs to the file's suffix. Raises `InvalidFile`."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InvalidFile(f"{path}: not a known kind of file.", hint=f"Known: {', '.join(_READERS)}.")
     if not path.is_file():
         raise InvalidFile(f"{path}: no such file.", hint="Name a file to scan.")
-    return reader(path, text_column, id_column)
+    return reader(path, text_column, id_column, more_columns)
 
 
 class _Number(str):
