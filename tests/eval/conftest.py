@@ -15,7 +15,7 @@ from guard.tokenizer import load_tokenizer
 ROWS = [
     ("You silly fool number", "insult", "g"), ("A nice day number", "acceptable", "g"),
     ("Buy pills now number", "spam", ""),
-    ("<b>bold</b> & \u202e number", "acceptable", ""), ("They are all animals number", "hate", ""),
+    ("<b>bold</b> & \u202e number", "hate", ""), ("All of them are animals number", "acceptable", ""),
 ]  # fmt: skip
 
 
