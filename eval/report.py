@@ -32,7 +32,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f6f6;padding:.5rem
 code{overflow-wrap:anywhere}figure{display:inline-block;margin:0 1rem 0 0}summary{cursor:pointer}
 h2{border-top:2px solid #444;padding-top:1rem;margin-top:2.5rem}
 @media print{body{font-size:10pt;max-width:none;margin:0}table{font-size:7.5pt}th,td{padding:.15rem .3rem}
- .wide{overflow:visible}tr,figure,h2,h3{break-inside:avoid}h2,h3{break-after:avoid}h2{break-before:page}}
+ .wide{overflow:visible}tr,figure,h2,h3{break-inside:avoid}h2,h3{break-after:avoid}h2{break-before:page}h2:first-of-type{break-before:auto}}
 """
 
 

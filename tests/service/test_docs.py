@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from guard.errors import STATUS, InvalidFile, InvalidSettings, ModelUnavailable, Overloaded
+from guard.errors import STATUS, InvalidFile, InvalidSettings, ModelUnavailable, Overloaded, PromiseRefused
 from guard.service.openai import ModerationRequest, Result
 from guard.verdict import Verdict
 from tests.service.support import Service
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
-NEVER_OVER_HTTP = {InvalidFile, InvalidSettings, ModelUnavailable}  # these concern a scan, or keep it from starting
+NEVER_OVER_HTTP = {InvalidFile, InvalidSettings, ModelUnavailable, PromiseRefused}  # of other commands, or no start
 
 
 def test_the_python_example_runs(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
