@@ -25,12 +25,11 @@ from guard.settings import load_settings
 from . import card, report
 from .compare import Comparison, compare
 from .foreign import ADAPTERS, read_foreign
-from .predict import read
+from .predict import read, require_match
 from .run import SCORES, Source, load, run, score_run
 from .score import PREVALENCES, Options
 from .sets import NAMES, own_set
 
-_ROOT = Path(__file__).resolve().parent.parent
 _EVERY = 5.0  # seconds between two lines of progress
 _MARKED = re.compile(r"(<!-- evaluation: written by `make eval` -->\n).*?(<!-- end of evaluation -->)", re.DOTALL)
 
@@ -195,8 +194,6 @@ def _predictions(
     side: str, sets: Sequence[LabelledSet], model: str | None, scratch: Path, policy: str | None
 ) -> pl.DataFrame:
     """The predictions that a side of a gate stands for; those of a run are narrowed to the sets and the policy."""
-    from .predict import require_match
-
     names = {labelled.name: labelled for labelled in sets}
     if side.endswith(".parquet"):
         frame = read(Path(side))

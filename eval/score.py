@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from guard.labelled import ACCEPTABLE, UNACCEPTABLE
+from guard.labelled import UNACCEPTABLE
 from guard.measure.intervals import Bools, Estimate, rate, undefined
 from guard.measure.metrics import (
     FALSE_POSITIVES,
@@ -201,9 +201,3 @@ def _line(label: str, parents: Mapping[str, str | None]) -> list[str]:
     while (above := parents.get(found[-1])) is not None:
         found.append(above)
     return found
-
-
-def balance(frame: pl.DataFrame) -> str:
-    """How many items of each class, in words."""
-    harmful = int(frame["harmful"].sum())
-    return f"{frame.height - harmful} {ACCEPTABLE} and {harmful} {UNACCEPTABLE} items"

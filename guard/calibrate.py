@@ -69,7 +69,7 @@ def calibrate(
     second = harmful[~first]
     found = choose(promise, judged.where(first), int(second.sum()), int((~second).sum()))
     if isinstance(found, Shortage):
-        raise PromiseRefused(*_too_few(promise, found, harmful))
+        raise PromiseRefused(_too_few(promise, found, harmful))
     draft = policy.model_copy(
         update={
             "version": policy.version + 1,
@@ -241,17 +241,17 @@ def _decided(verdicts: Sequence[Verdict], judged: Judged) -> Judged:
     )
 
 
-def _too_few(promise: Promise, short: Shortage, harmful: Bools) -> tuple[str]:
+def _too_few(promise: Promise, short: Shortage, harmful: Bools) -> str:
     have = f"{int(harmful.sum())} unacceptable and {int((~harmful).sum())} acceptable labels"
     best = "undefined" if short.best is None else f"{short.best:.3f}"
     if short.needed is not None:
         return (
             f"{have} are too few to promise {promise}: at the rates seen, {short.needed[0]} unacceptable and "
-            f"{short.needed[1]} acceptable ones would do.",
+            f"{short.needed[1]} acceptable ones would do."
         )
     return (
         f"No threshold of this model and policy reaches {promise}, whatever the number of labels ({have}; the best "
-        f"that was seen on the first part is {best}).",
+        f"that was seen on the first part is {best})."
     )
 
 

@@ -19,7 +19,7 @@ has precision 1/2 and recall 1/2.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -43,7 +43,6 @@ Positive = Literal["acceptable", "harmful"]
 POSITIVES: tuple[Positive, Positive] = ("acceptable", "harmful")
 BINS = 10  # of the reliability curve, of equal width
 FALSE_POSITIVES = (0.01, 0.05)  # at which recall is read off
-ERROR, ACCEPTED, UNKNOWN = "error", "acceptable", "unacceptable"
 
 
 @dataclass(frozen=True)
@@ -287,15 +286,6 @@ def sweep(judged: Judged, thresholds: Sequence[float]) -> list[dict[str, Any]]:
             row[positive] = {"precision": precision(there, positive), "recall": recall(there, positive)}
         rows.append(row)
     return rows
-
-
-def predicted(accepted: bool, error: bool, named: Sequence[str], category_scores: Mapping[str, float]) -> str:
-    """The one label that an item was given: the likeliest of the categories named, `acceptable`, or `error`."""
-    if error:
-        return ERROR
-    if accepted or not named:
-        return ACCEPTED if accepted else UNKNOWN
-    return max(named, key=lambda name: category_scores.get(name, 0.0))
 
 
 def confusion(gold: Sequence[str], said: Sequence[str]) -> dict[str, dict[str, int]]:
