@@ -31,10 +31,13 @@ _BY_CODE = {leaf.code: leaf for leaf in STATUS}
 
 
 class Text(NamedTuple):
-    """A text of a request, and where it stands there, such as `input.3`."""
+    """A text of a request, and where it stands there, such as `input.3`; its kind (None: the policy's default) and,
+    of an answer, the prompt."""
 
     param: str
     text: str
+    kind: Kind | None = None
+    prompt: str | None = None
 
 
 class Desk:
@@ -65,18 +68,18 @@ class Desk:
         self.batcher.check()
 
     async def judge(
-        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None, kind: Kind | None
+        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None
     ) -> list[Verdict]:
         """One verdict per text, none of them an error. Raises whatever kept any of them from being judged."""
         chosen = self.moderator.policies.get(policy)
-        kind = kind or chosen.default_kind
-        narrowed = chosen.narrowed(categories, kind)
-        tasks = [_task(text, kind, narrowed) for text in texts]
+        kinds = {text.kind or chosen.default_kind for text in texts}
+        narrowed = {kind: chosen.narrowed(categories, kind) for kind in kinds}
+        tasks = [_task(text, kind, narrowed[kind]) for text in texts for kind in (text.kind or chosen.default_kind,)]
         verdicts = await unless_gone(request, self._judged(tasks))
         outcomes = Counter(verdict.decision.value for verdict in verdicts)
         _log.info(
             "%s policy=%s texts=%d characters=%d %s",
-            request.state.request_id, policy, len(texts), sum(len(text) for _, text in texts),
+            request.state.request_id, policy, len(texts), sum(len(text.text) for text in texts),
             " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items())),
         )  # fmt: skip
         for text, verdict in zip(texts, verdicts, strict=True):
@@ -112,7 +115,7 @@ class Desk:
 
 def _task(text: Text, kind: Kind, policy: Policy) -> Task:
     try:
-        return Task(Item(text=text.text, kind=kind), policy)
+        return Task(Item(text=text.text, kind=kind, prompt=text.prompt), policy)
     except InvalidItem as error:
         error.param = text.param
         raise

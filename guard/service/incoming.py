@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from guard.errors import InvalidRequest, PayloadTooLarge
+
+Name = Annotated[str, Field(max_length=64)]  # of a model, a policy, a category
 
 _T = TypeVar("_T")
 _Shape = TypeVar("_Shape", bound=BaseModel)
@@ -59,14 +61,20 @@ def read_object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def read_shape(shape: type[_Shape], data: dict[str, Any]) -> _Shape:
-    """The fields of a request. Raises `InvalidRequest` that names the first field that is wrong."""
+def read_shape(shape: type[_Shape], data: dict[str, Any], within: str = "") -> _Shape:
+    """The fields of a request, or of what stands `within` one. Raises `InvalidRequest` that names the first wrong."""
     try:
         return shape.model_validate(data)
     except ValidationError as cause:
         first = cause.errors(include_input=False, include_url=False)[0]
-        param = ".".join(map(str, first["loc"])) or None
+        param = ".".join([*filter(None, [within]), *map(str, first["loc"])]) or None
         raise InvalidRequest(f"{param}: {first['msg']}.", param=param) from None
+
+
+def body_schema(shape: type[BaseModel]) -> dict[str, Any]:
+    """The request body for the OpenAPI document: the endpoints read it themselves, to be strict about it."""
+    content = {"application/json": {"schema": shape.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

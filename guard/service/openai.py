@@ -16,7 +16,7 @@ from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
 from guard.verdict import Verdict
 
 DEFAULT_MODEL = "omni-moderation-latest"
@@ -35,7 +35,6 @@ _INPUT_SCHEMA: dict[str, Any] = {
         {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["type", "text"]}},
     ]
 }
-Name = Annotated[str, Field(max_length=64)]
 
 
 class ModerationRequest(BaseModel):
@@ -52,14 +51,14 @@ class ModerationRequest(BaseModel):
     def texts(self, limit: int) -> list[Text]:
         """The texts to judge: a string is one, a list of strings so many, a list of parts is one again."""
         if isinstance(self.input, str):
-            return [Text("input", self.input)]
+            return [Text("input", self.input, self.kind)]
         if not isinstance(self.input, list) or not self.input:
             raise InvalidRequest("input: neither a string nor a list with something in it.", param="input")
         if len(self.input) > limit:
             raise InvalidRequest(f"input: a list of {len(self.input)}.", hint=f"Send at most {limit}.", param="input")
         if isinstance(self.input[0], str):
-            return [Text(f"input.{i}", _text(i, text)) for i, text in enumerate(self.input)]
-        return [Text("input", "\n".join(_part(i, part) for i, part in enumerate(self.input)))]
+            return [Text(f"input.{i}", _text(i, text), self.kind) for i, text in enumerate(self.input)]
+        return [Text("input", "\n".join(_part(i, part) for i, part in enumerate(self.input)), self.kind)]
 
 
 class Result(BaseModel):
@@ -96,14 +95,14 @@ def routes(desk: Desk) -> APIRouter:
     ids = [policy.id for policy in desk.moderator.policies]
     models = {name: Model(id=name, created=int(time.time())) for name in (*MODELS, *ids)}
 
-    @router.post("/v1/moderations", openapi_extra=_body_schema(ModerationRequest))
+    @router.post("/v1/moderations", openapi_extra=body_schema(ModerationRequest))
     async def moderations(request: Request) -> ModerationResponse:
         body = await read_body(request, desk.settings.max_body_mb)
         asked = read_shape(ModerationRequest, read_object(body))
         model = known(asked.model or DEFAULT_MODEL)
         policy = asked.policy or (model.id if model.id in ids else desk.settings.service_policy)
         texts = asked.texts(desk.settings.max_inputs)
-        verdicts = await desk.judge(request, texts, policy, asked.categories, asked.kind)
+        verdicts = await desk.judge(request, texts, policy, asked.categories)
         return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model.id, results=list(map(_result, verdicts)))
 
     @router.get("/v1/models")
@@ -151,12 +150,6 @@ def _result(verdict: Verdict) -> Result:
         category_scores=scores,
         guard=verdict,
     )
-
-
-def _body_schema(shape: type[BaseModel]) -> dict[str, Any]:
-    """The request body for the OpenAPI document: the endpoint reads it itself, to be strict about it."""
-    content = {"application/json": {"schema": shape.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 # Declared here and not as an argument: FastAPI would add a 422 that never occurs.

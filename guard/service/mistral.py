@@ -1,0 +1,144 @@
+"""Mistral's moderation of conversations, in its wire form, with our verdict beside each result.
+
+The last message is judged: a user's as a prompt, an assistant's as an answer to the user's message before it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from guard.errors import STATUS, InvalidRequest, UnknownModel
+from guard.item import Kind
+from guard.service.desk import Desk, Text
+from guard.service.failures import ErrorBody
+from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
+from guard.verdict import Verdict
+
+# Mistral's models and the shipped policy with the categories of each; `latest` is still the older list.
+POLICY_OF = {
+    "mistral-moderation-latest": "mistral-9",
+    "mistral-moderation-2411": "mistral-9",
+    "mistral-moderation-2603": "mistral-11",
+}
+Role = Literal["system", "user", "assistant", "tool"]
+
+_MESSAGE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"type": "string", "enum": ["system", "user", "assistant", "tool"]}},
+}
+_CONVERSATION_SCHEMA: dict[str, Any] = {"type": "array", "minItems": 1, "items": _MESSAGE_SCHEMA}
+_INPUT_SCHEMA: dict[str, Any] = {
+    "anyOf": [_CONVERSATION_SCHEMA, {"type": "array", "minItems": 1, "items": _CONVERSATION_SCHEMA}]
+}
+
+
+class Message(BaseModel):
+    """A turn: its text is a string or a list of text chunks."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Role
+    content: Any = None
+
+    def text(self, param: str) -> str:
+        """The text. Raises `InvalidRequest` for anything else."""
+        match self.content:
+            case str(text):
+                return text
+            case [*chunks]:
+                return "\n".join(_chunk(chunk, f"{param}.content.{i}") for i, chunk in enumerate(chunks))
+        raise InvalidRequest(f"{param}.content: neither a string nor a list of text chunks.", param=f"{param}.content")
+
+
+class ChatModerationRequest(BaseModel):
+    """`input` and `model` are Mistral's; `policy` and `categories` are ours; other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
+    model: Name
+    policy: Name | None = None
+    categories: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+
+    def texts(self, limit: int) -> list[Text]:
+        """The last turn of each conversation: `input` is one, or a list of them."""
+        if not isinstance(self.input, list) or not self.input:
+            raise InvalidRequest("input: not a list with something in it.", param="input")
+        if not isinstance(self.input[0], list):
+            return [_last_turn(self.input, "input")]
+        if len(self.input) > limit:
+            raise InvalidRequest(f"input: a list of {len(self.input)}.", hint=f"Send at most {limit}.", param="input")
+        return [_last_turn(conversation, f"input.{i}") for i, conversation in enumerate(self.input)]
+
+
+class ChatResult(BaseModel):
+    """One conversation. A category is true where the verdict names it."""
+
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+    guard: Verdict
+
+
+class ChatModerationResponse(BaseModel):
+    id: str
+    model: str
+    results: list[ChatResult]
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The endpoint, to be included in an application."""
+    router = APIRouter(responses={status: {"model": ErrorBody} for status, _ in STATUS.values()})
+    ids = [policy.id for policy in desk.moderator.policies]
+
+    @router.post("/v1/chat/moderations", openapi_extra=body_schema(ChatModerationRequest))
+    async def chat_moderations(request: Request) -> ChatModerationResponse:
+        body = await read_body(request, desk.settings.max_body_mb)
+        asked = read_shape(ChatModerationRequest, read_object(body))
+        policy = POLICY_OF.get(asked.model) or (asked.model if asked.model in ids else None)
+        if policy is None:
+            known = ", ".join(sorted([*POLICY_OF, *ids]))
+            raise UnknownModel(f"There is no model {asked.model!r}.", hint=f"Known here: {known}.", param="model")
+        texts = asked.texts(desk.settings.max_inputs)
+        verdicts = await desk.judge(request, texts, asked.policy or policy, asked.categories)
+        return ChatModerationResponse(
+            id=f"modr-{uuid.uuid4().hex}", model=asked.model, results=list(map(_result, verdicts))
+        )
+
+    return router
+
+
+def _last_turn(conversation: Any, param: str) -> Text:
+    if not isinstance(conversation, list) or not conversation:
+        raise InvalidRequest(f"{param}: not a list of messages.", param=param)
+    messages = [_message(message, f"{param}.{i}") for i, message in enumerate(conversation)]
+    last, place = messages[-1], f"{param}.{len(messages) - 1}"
+    text = last.text(place)
+    if last.role != "assistant":
+        return Text(place, text, Kind.PROMPT)
+    asked = next((i for i in reversed(range(len(messages) - 1)) if messages[i].role == "user"), None)
+    return Text(place, text, Kind.ANSWER, None if asked is None else messages[asked].text(f"{param}.{asked}"))
+
+
+def _message(value: Any, param: str) -> Message:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{param}: not a message.", param=param)
+    return read_shape(Message, value, param)
+
+
+def _chunk(value: Any, param: str) -> str:
+    match value:
+        case {"type": "text", "text": str(text)}:
+            return text
+    raise InvalidRequest(f"{param}: not a text chunk.", hint="Only text can be judged.", param=param)
+
+
+def _result(verdict: Verdict) -> ChatResult:
+    scores = verdict.category_scores
+    return ChatResult(
+        categories={name: name in verdict.categories for name in scores}, category_scores=scores, guard=verdict
+    )
