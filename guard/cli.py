@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guard import __version__
+from guard.calibration import Calibration
 from guard.errors import (
     EXIT_ACCEPTED,
     EXIT_ERROR,
@@ -36,6 +37,7 @@ from guard.errors import (
     InvalidRequest,
 )
 from guard.item import Item, Kind
+from guard.loading import folder_of
 from guard.moderator import Moderator
 from guard.policy import Action, Policy, PolicyBook, PolicyTest, as_yaml, load_policy
 from guard.prompt import load_template
@@ -300,9 +302,15 @@ def policy_show(
 @policy_app.command("lint")
 def policy_lint(
     files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Default: all shipped ones.")] = None,
+    model: ModelOption = None,
 ) -> None:
-    """Check policy files; warn of what is allowed but odd. Exit status: 0 all hold, 2 some do not."""
+    """Check policy files; warn of what is allowed but odd, and of what the model was not trained for.
+
+    Exit status: 0 all hold, 2 some do not.
+    """
     status = EXIT_ACCEPTED
+    settings = load_settings(model=model)
+    known = Calibration.load(folder_of(settings.model)).known
     for path in files or sorted((shipped("prompts") / "policies").glob("*.yaml")):
         try:
             policy = load_policy(path)
@@ -311,7 +319,12 @@ def policy_lint(
             status = EXIT_ERROR
         else:
             print(f"{printable(str(path))}: ok")
-            for warning in oddities(policy):
+            unmeasured = [
+                f"category {id_}: uncalibrated, the model {settings.model} was not trained for it "
+                "(its scores are a guess; `guard calibrate` on labelled items can measure it)"
+                for id_ in policy.uncalibrated(known)
+            ]
+            for warning in [*oddities(policy), *unmeasured]:
                 print(f"{printable(str(path))}: warning: {printable(warning)}")
     raise typer.Exit(status)
 

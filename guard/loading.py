@@ -16,16 +16,14 @@ from guard.tokenizer import load_tokenizer
 
 def load_moderator(settings: Settings) -> Moderator:
     """Load the model, its tokenizer and its calibration. Raises `ModelUnavailable` or `InvalidPolicy`."""
+    folder = folder_of(settings.model)
     if settings.model == "fake":
         from guard.engine.fake import FakeEngine
 
-        folder = shipped("models") / "embedded"
         engine: Engine = FakeEngine()
     else:
         from guard.engine.engine import TorchEngine
-        from guard.engine.model import model_folder
 
-        folder = shipped("models") / "embedded" if settings.model == "embedded" else model_folder(settings.model)
         engine = TorchEngine.load(
             folder,
             dtype=settings.dtype,
@@ -38,6 +36,15 @@ def load_moderator(settings: Settings) -> Moderator:
         engine, load_tokenizer(folder), calibration=Calibration.load(folder), languages=_languages(folder),
         settings=settings,
     )  # fmt: skip
+
+
+def folder_of(model: str) -> Path:
+    """Where a model's files lie; the fake engine borrows the embedded model's. Raises `ModelUnavailable`."""
+    if model in ("embedded", "fake"):
+        return shipped("models") / "embedded"
+    from guard.engine.model import model_folder
+
+    return model_folder(model)
 
 
 def _languages(folder: Path) -> tuple[str, ...] | None:

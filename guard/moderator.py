@@ -265,7 +265,10 @@ class Moderator:
 
     def _verdict(self, task: Task, decision: Decision, **found: Any) -> Verdict:
         foreign = not supported(task.item.text, self._languages)
-        return Verdict(**self._judged_by(task.policy), **found, decision=decision, unsupported_language=foreign)
+        return Verdict(
+            **self._judged_by(task.policy), **found, decision=decision, unsupported_language=foreign,
+            uncalibrated=task.policy.uncalibrated(self._calibration.known),
+        )  # fmt: skip
 
     def _judged_by(self, policy: Policy) -> dict[str, Any]:
         return {

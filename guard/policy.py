@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,11 @@ class Category(_Data):
     @classmethod
     def _name_defaults_to_id(cls, data: Any) -> Any:
         return {"name": data.get("id", ""), **data} if isinstance(data, dict) else data
+
+    @property
+    def meaning(self) -> str:
+        """What the model is told about the category, in one line: `name: description`, exceptions and examples."""
+        return f"{self.name}: {'; '.join((self.description, *self.exceptions, *self.examples))}"
 
 
 class Rule(_Data):
@@ -237,6 +242,15 @@ class Policy(_Data):
         if self.calibration is None:  # a policy from before there was one keeps its hash
             del data["calibration"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def uncalibrated(self, known: Collection[str]) -> tuple[str, ...]:
+        """The ids of the categories whose scores rest on nothing measured.
+
+        Known are the meanings that the model was trained and calibrated for; beside them, the categories for which
+        `guard calibrate` found figures on held-back labels.
+        """
+        measured = {c.id for c in self.evidence.categories if c.held_back is not None} if self.evidence else set()
+        return tuple(c.id for c in self.categories if c.meaning not in known and c.id not in measured)
 
     @property
     def default_kind(self) -> Kind:

@@ -48,7 +48,8 @@ class Verdict(_Data):
     that of the passage where it is highest. `categories` are those over their thresholds, else, when the overall score
     alone is over the policy's, the likeliest. `passage` is the one that decided: the one with the strictest decision,
     the likeliest among equals. `reason` says what decided: `model`, an allow or deny rule (`rule: ...`), or `truncated`
-    (nothing found, but not everything was read).
+    (nothing found, but not everything was read). `uncalibrated` are the categories that the model was not trained for
+    and nobody calibrated: their scores are the model's guess.
     """
 
     decision: Decision
@@ -65,6 +66,7 @@ class Verdict(_Data):
     passage: Passage | None = None
     truncated: bool = False
     unsupported_language: bool = False
+    uncalibrated: tuple[str, ...] = ()
     error: Failure | None = None
 
     @model_validator(mode="after")

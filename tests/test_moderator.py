@@ -117,6 +117,21 @@ def test_the_calibration_of_the_policy_and_kind_is_applied():
         assert judge.judge("a", policy=policy(), kind=kind).decision is decision
 
 
+def test_a_category_that_the_model_was_not_trained_for_is_scored_and_marked():
+    of = policy()
+    trained = Calibration(known=frozenset({of.categories[0].meaning}))
+    judge = Moderator(FakeEngine([BAD] * 2), embedded(), calibration=trained, settings=Settings.model_construct())
+    verdict = judge.judge("a", policy=of)
+    assert verdict.uncalibrated == ("spam",) and set(verdict.category_scores) == {"hate", "spam"}
+    reworded = of.categories[0].model_copy(update={"description": "something else under the same name"})
+    other = of.model_copy(update={"categories": (reworded, of.categories[1])})
+    assert judge.judge("a", policy=other).uncalibrated == ("hate", "spam")
+
+
+def test_a_model_that_says_nothing_of_its_training_is_calibrated_for_nothing():
+    assert moderator(FakeEngine([BAD])).judge("a", policy=policy()).uncalibrated == ("hate", "spam")
+
+
 def test_another_language_is_marked_and_judged_all_the_same():
     judge = Moderator(FakeEngine([BAD, FINE]), embedded(), languages=("en",), settings=Settings.model_construct())
     verdict = judge.judge("Я тебя убью", policy=policy())

@@ -466,6 +466,7 @@ SHIPPED = {
     "mistral-11": "sexual hate_and_discrimination violence_and_threats dangerous criminal selfharm health financial "
     "law pii jailbreaking",
     "forum-comments": "insult hate threat sexual self-harm spam",
+    "refusal": "refusal partial",
 }
 
 
@@ -484,7 +485,7 @@ def test_openais_children_have_their_parents():
 def test_the_shipped_labels_are_the_ids():
     for one in PolicyBook():
         assert all(c.name == c.id for c in one.categories), one.id
-        assert one.acceptable == "acceptable"
+        assert one.acceptable == ("compliance" if one.id == "refusal" else "acceptable")
         assert not one.allow and not one.deny
 
 

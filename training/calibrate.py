@@ -17,10 +17,16 @@ from guard.moderator import Moderator, Task
 from guard.policy import Policy, PolicyBook
 from guard.tokenizer import load_tokenizer
 from training.config import Config
-from training.corpus import Example, admissible
+from training.sources import ORDINARY, Example, admissible
 from training.tune import JUDGED_AS
 
-HARMFUL_SHARE = 0.25  # the share of unacceptable items that the calibrated probabilities assume
+# The share of unacceptable items that the calibrated probabilities assume, so that 0.5 keeps the promise below.
+# Declining is as common as complying where somebody asks about it.
+HARMFUL_SHARE = {Kind.PROMPT: 0.5, Kind.ANSWER: 0.3, Kind.COMMENT: 0.2}
+REFUSAL_SHARE = 0.5
+# The promise: at the shipped threshold at most so much of what ordinary users write is stopped.
+MOST_FALSE_POSITIVES = 0.05
+ORDINARY_ROWS = 300  # per source
 ROWS = 400  # per policy, kind and class
 
 
@@ -36,27 +42,52 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
     fits = []
     for policy in PolicyBook():
         for kind in policy.kinds:
+            share = REFUSAL_SHARE if policy.id == "refusal" else HARMFUL_SHARE[kind]
             rows = balanced(held_back, policy, kind, config.seed)
             tasks = [Task(example.item.model_copy(update={"kind": kind}), policy) for example, _ in rows]
             scores = np.array([verdict.score for verdict in moderator.judge_many(tasks)])
             harmful = np.array([harm for _, harm in rows])
             try:
-                scale, shift = platt(scores, harmful, HARMFUL_SHARE)
+                scale, shift = platt(scores, harmful, share)
             except ValueError as cause:
                 raise RuntimeError(f"{policy.id}/{kind}: {cause}") from cause
             calibrated = 1 / (1 + np.exp(-(scale * log_odds(scores) + shift)))
+            stopped = ordinary_stopped(moderator, held_back, policy, kind, scale, shift, config.seed)
             line = {
                 "policy": policy.id,
                 "kind": kind.value,
                 "scale": round(scale, 4),
                 "shift": round(shift, 4),
                 "rows": len(rows),
+                **stopped,
             }
             fits.append(line)
             caught, false = (calibrated[harmful] >= 0.5).mean(), (calibrated[~harmful] >= 0.5).mean()
             print(json.dumps({**line, "recall": round(caught, 3), "false_positives": round(false, 3)}), flush=True)
-    text = json.dumps({"harmful_share": HARMFUL_SHARE, "fits": fits}, indent=2)
+    known = sorted({category.meaning for policy in PolicyBook() for category in policy.categories})
+    text = json.dumps(
+        {"harmful_share": {**HARMFUL_SHARE, "refusal": REFUSAL_SHARE}, "fits": fits, "known": known}, indent=2
+    )
     (config.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+
+
+def ordinary_stopped(
+    moderator: Moderator, examples: Sequence[Example], policy: Policy, kind: Kind, scale: float, shift: float, seed: int
+) -> dict[str, float]:  # fmt: skip
+    """The share of ordinary held-back items that the threshold stops. Raises `RuntimeError` over the promise."""
+    draw = random.Random(seed)
+    rows: list[Example] = []
+    for source in ORDINARY.get(kind, ()):
+        found = [e for e in examples if e.source == source and not e.harmful]
+        rows += draw.sample(found, min(ORDINARY_ROWS, len(found)))
+    if not rows:
+        return {}
+    verdicts = moderator.judge_many([Task(e.item.model_copy(update={"kind": kind}), policy) for e in rows])
+    scores = np.array([verdict.score for verdict in verdicts])
+    stopped = float((1 / (1 + np.exp(-(scale * log_odds(scores) + shift))) >= policy.threshold).mean())
+    if stopped > MOST_FALSE_POSITIVES:
+        raise RuntimeError(f"{policy.id}/{kind}: {stopped:.3f} of ordinary items are stopped")
+    return {"ordinary_stopped": round(stopped, 4), "ordinary_rows": len(rows)}
 
 
 def balanced(examples: Sequence[Example], policy: Policy, kind: Kind, seed: int) -> list[tuple[Example, bool]]:

@@ -1,7 +1,7 @@
 """Stage 7: the figures of the model card, measured on held-back rows, and the card written from them.
 
 The rival, TF-IDF (words 1-2, characters 3-5) + logistic regression, is fitted on the same rows: once on all sources
-that the model saw (as many of each as the model's sampler draws from), once on the set's own rows alone.
+that the model saw (see `rivals.py`), once on the set's own rows alone.
 """
 
 from __future__ import annotations
@@ -10,33 +10,37 @@ import json
 import platform
 import random
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.metrics import roc_auc_score
 
 from guard.calibration import Calibration
 from guard.item import Kind
+from guard.measure.intervals import Bools, Floats
+from guard.measure.metrics import Judged, calibration_error
 from guard.moderator import Moderator, Task
-from training import report
+from guard.policy import Policy
+from training import report, rivals
 from training.calibrate import served
 from training.config import Config
-from training.corpus import Example
+from training.sources import Example, admissible
 
 # set -> (policy, kind) under which its rows are judged
 SETS = {
     "jigsaw_sample": ("forum-comments", Kind.COMMENT),
+    "davidson_tweets": ("forum-comments", Kind.COMMENT),
     "implicit_hate": ("forum-comments", Kind.COMMENT),
+    "hatexplain": ("forum-comments", Kind.COMMENT),
+    "stormfront": ("forum-comments", Kind.COMMENT),
+    "diasafety": ("moderation-13", Kind.ANSWER),
     "gptfuzz_responses": ("moderation-13", Kind.ANSWER),
+    "authored prompts": ("moderation-13", Kind.PROMPT),
+    "authored answers": ("moderation-13", Kind.ANSWER),
+    "authored comments": ("forum-comments", Kind.COMMENT),
 }
-RIVAL_CAP = 6000  # rows per source and class
-RESAMPLES = 1000
 SPEED_ROWS = 2000
 
 
@@ -44,7 +48,8 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
     """Measure, write `models/embedded.figures.json`, then the card and the README's figures from it."""
     moderator = served(config, Calibration.load(config.out))
     print("fitting the rival on all rows", flush=True)
-    everything = rival(_capped(train, config.seed))
+    every = rivals.capped(train, config.seed)
+    everything = rivals.tfidf([rivals.text(row) for row in every], [row.harmful for row in every])
     figures: dict[str, Any] = {
         "model": moderator.engine.model_id,
         "machine": machine(),
@@ -55,12 +60,13 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
         "sets": {},
     }
     for name, (policy_id, kind) in SETS.items():
-        rows = [example for example in held_back if example.source == name]
-        labels = np.array([example.harmful for example in rows])
         policy = moderator.policies.get(policy_id)
-        ours = np.array([v.score for v in moderator.judge_many([Task(row.item, policy) for row in rows])])
-        own = rival([example for example in train if example.source == name])
-        texts = [_text(row) for row in rows]
+        rows = [(example, right != [0]) for example, right in _known(held_back, name, kind, policy)]
+        labels = np.array([harmful for _, harmful in rows])
+        ours = np.array([v.score for v in moderator.judge_many([Task(row.item, policy) for row, _ in rows])])
+        same_set = _known(train, name, kind, policy)
+        own = rivals.tfidf([rivals.text(row) for row, _ in same_set], [right != [0] for _, right in same_set])
+        texts = [rivals.text(row) for row, _ in rows]
         scores = {
             "guard": ours,
             "tfidf_all": everything.predict_proba(texts)[:, 1],
@@ -71,8 +77,12 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
             "kind": kind.value,
             "rows": len(rows),
             "harmful": int(labels.sum()),
-            "judges": {judge: _quality(labels, found, config.seed) for judge, found in scores.items()},
-            "verdict": _who_wins(labels, scores, config.seed),
+            "judges": {judge: _quality(labels, found) for judge, found in scores.items()},
+            "verdict": {
+                judge: rivals.gap(labels, ours, scores[judge], lambda y, s: float(roc_auc_score(y, s)), "tfidf")
+                for judge in ("tfidf_all", "tfidf_own")
+            },
+            "calibration_error": _calibration(labels, ours, policy.threshold),
             "at_threshold": _at(labels, ours, policy.threshold),
         }
         print(json.dumps({name: figures["sets"][name]}), flush=True)
@@ -81,67 +91,36 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
     report.write()
 
 
-def rival(examples: Sequence[Example]) -> Pipeline:
-    """TF-IDF over words 1-2 and characters 3-5, and logistic regression."""
-    features = make_union(
-        TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=200_000, sublinear_tf=True),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=3, max_features=200_000, sublinear_tf=True),
-    )
-    model = make_pipeline(features, LogisticRegression(C=4.0, max_iter=300, class_weight="balanced"))
-    return model.fit([_text(example) for example in examples], [example.harmful for example in examples])
-
-
-def _text(example: Example) -> str:
-    item = example.item
-    return f"{item.prompt}\n{item.text}"[:3000] if item.prompt else item.text[:3000]
-
-
-def _capped(examples: Sequence[Example], seed: int) -> list[Example]:
-    groups: dict[tuple[str, bool], list[Example]] = defaultdict(list)
+def _known(
+    examples: Sequence[Example], name: str, kind: Kind, policy: Policy
+) -> list[tuple[Example, list[int]]]:  # fmt: skip
+    """The examples of a set whose label under the policy is known, with their admissible labels."""
+    found = []
     for example in examples:
-        if not example.scope:  # negatives that speak of one category alone would mislead a binary rival
-            groups[example.source, example.harmful].append(example)
-    draw = random.Random(seed)
-    return [e for rows in groups.values() for e in (draw.sample(rows, RIVAL_CAP) if len(rows) > RIVAL_CAP else rows)]
-
-
-def _quality(labels: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Any]:
-    draws = _resamples(labels, seed)
-    areas = [roc_auc_score(labels[d], scores[d]) for d in draws]
-    precisions = [average_precision_score(labels[d], scores[d]) for d in draws]
-    return {
-        "auroc": round(float(roc_auc_score(labels, scores)), 4),
-        "auroc_95": [round(float(np.quantile(areas, q)), 4) for q in (0.025, 0.975)],
-        "auprc": round(float(average_precision_score(labels, scores)), 4),
-        "auprc_95": [round(float(np.quantile(precisions, q)), 4) for q in (0.025, 0.975)],
-    }
-
-
-def _who_wins(labels: np.ndarray, scores: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Our AUROC minus each rival's, with the paired bootstrap's 95 % interval."""
-    found = {}
-    for judge in ("tfidf_all", "tfidf_own"):
-        gaps = [
-            roc_auc_score(labels[d], scores["guard"][d]) - roc_auc_score(labels[d], scores[judge][d])
-            for d in _resamples(labels, seed)
-        ]
-        low, high = (float(np.quantile(gaps, q)) for q in (0.025, 0.975))
-        found[judge] = {
-            "gap": round(float(np.mean(gaps)), 4),
-            "gap_95": [round(low, 4), round(high, 4)],
-            "winner": "guard" if low > 0 else "tfidf" if high < 0 else "neither",
-        }
+        source = "authored" if example.source.startswith("authored") else example.source
+        right = admissible(example, policy, narrowed=False)
+        if source != name.split()[0] or example.item.kind is not kind or right is None:
+            continue
+        if right == [0] or 0 not in right:
+            found.append((example, right))
     return found
 
 
-def _resamples(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Stratified bootstrap: both classes keep their sizes."""
-    draw = np.random.default_rng(seed)
-    classes = [np.flatnonzero(labels), np.flatnonzero(~labels)]
-    return [np.concatenate([draw.choice(rows, len(rows)) for rows in classes]) for _ in range(RESAMPLES)]
+def _quality(labels: Bools, scores: Floats) -> dict[str, Any]:
+    curve = rivals.curve(labels, scores)
+    figures: dict[str, Any] = {}
+    for name, figure in (("auroc", curve.auroc()), ("auprc", curve.auprc("harmful"))):
+        assert figure.value is not None and figure.low is not None and figure.high is not None  # both classes are there
+        figures |= {name: round(figure.value, 4), f"{name}_95": [round(figure.low, 4), round(figure.high, 4)]}
+    return figures
 
 
-def _at(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+def _calibration(labels: Bools, scores: Floats, threshold: float) -> float:
+    judged = Judged(labels, scores < threshold, scores, np.arange(len(labels)))
+    return round(calibration_error(judged).value or 0.0, 4)
+
+
+def _at(labels: Bools, scores: Floats, threshold: float) -> dict[str, Any]:
     flagged = scores >= threshold
     return {
         "threshold": threshold,

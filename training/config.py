@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,27 +18,38 @@ class Config:
     authored: Path = ROOT / "training" / "authored"
     work: Path = ROOT / "training" / "work"
     out: Path = ROOT / "models" / "embedded"
+    manifest: Path = ROOT / "models" / "embedded.manifest.json"
+    root: Path = ROOT
     seed: int = 20261121
 
     # shape: Mistral, small
-    vocab_size: int = 8192
+    vocab_size: int = 20480
     hidden_size: int = 384
-    num_layers: int = 4
-    num_heads: int = 6
-    num_kv_heads: int = 2
-    intermediate_size: int = 1024
+    num_layers: int = 6
+    num_heads: int = 12
+    num_kv_heads: int = 12
+    intermediate_size: int = 1536
     sliding_window: int = 1024
     max_positions: int = 8192
 
     # budgets
-    pretrain_steps: int = 300
-    tune_steps: int = 2400
-    refine_steps: int = 700
-    pretrain_rows: int = 24
-    pretrain_tokens: int = 256  # per row
+    transplant_texts: int = 1500
+    distil_steps: int = 800
+    tune_steps: int = 1050
     tune_rows: int = 64
-    content_tokens: int = 160
-    learning_rate: float = 1.5e-3
-    tune_learning_rate: float = 8e-4
-    refine_learning_rate: float = 6e-4
+    content_tokens: int = 144
+    distil_learning_rate: float = 5e-4
+    tune_learning_rate: float = 4e-4
     checkpoint_minutes: float = 4.0
+
+
+# What two cores do in some hours, and what a GPU would be given. The latter has not been run.
+BUDGETS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {"transplant_texts": 6000, "distil_steps": 60_000, "tune_steps": 30_000, "tune_rows": 256},
+}
+
+
+def configured() -> Config:
+    """The configuration under the budget that `GUARD_TRAINING_BUDGET` names (default: cpu)."""
+    return Config(**BUDGETS[os.environ.get("GUARD_TRAINING_BUDGET", "cpu")])

@@ -25,17 +25,18 @@ def optimiser(model: MistralForCausalLM, rate: float) -> torch.optim.AdamW:
 
 
 def run(
-    config: Config, stage: str, model: MistralForCausalLM, rate: float, steps: int, step_loss: Callable[[int], Tensor]
-) -> None:
-    """Take `steps` steps of `step_loss(step)`, resuming from the last checkpoint of `stage` if there is one.
+    config: Config, stage: str, inputs: str, model: MistralForCausalLM, rate: float, steps: int,
+    step_loss: Callable[[int], Tensor],
+) -> None:  # fmt: skip
+    """Take `steps` steps of `step_loss(step)`, resuming from the last checkpoint of `stage` with the same inputs.
 
     A step's batch depends on the seed and on its number alone, so a resumed run sees what an undisturbed one sees.
     """
     optimizer = optimiser(model, rate)
     file = config.work / f"{stage}.pt"
     first = 0
-    if file.is_file():
-        state = torch.load(file, weights_only=True)
+    state = torch.load(file, weights_only=True) if file.is_file() else {}
+    if state.get("inputs") == inputs:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -47,7 +48,7 @@ def run(
             group["lr"] = (
                 rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
             loss = step_loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -59,13 +60,14 @@ def run(
             line = {"stage": stage, "step": step + 1, "of": steps, "loss": round(mean, 4), "minutes": round(minutes, 2)}
             print(json.dumps(line), flush=True)
         if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-            save(file, model, optimizer, step + 1)
+            save(file, inputs, model, optimizer, step + 1)
             saved = time.monotonic()
-    save(file, model, optimizer, steps)
+    save(file, inputs, model, optimizer, steps)
 
 
-def save(file: Path, model: MistralForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save(file: Path, inputs: str, model: MistralForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write a checkpoint beside the old one and put it in its place in one move."""
     part = file.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    state = {"inputs": inputs, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, part)
     os.replace(part, file)

@@ -8,6 +8,7 @@ sorted by length and are padded for attention only, in groups of similar length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ def build(config: Config) -> MistralForCausalLM:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=None,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         attn_implementation="guard_shared_prefix",
     )
     return MistralForCausalLM(shape)
@@ -49,7 +50,7 @@ class Group:
 
     index: Tensor  # (R, T) into the N packed tokens; padding points at the row's last token
     held: Tensor  # (R, T) bool
-    mask: Tensor | None  # (R, 1, T, P + T) bool; None: plain causal rows without prefix
+    bias: Tensor  # (R, T, T): 0 where a token of the row is seen, minus infinity elsewhere
 
 
 def layout(prefix: int, lengths: list[int], per_group: int = 16) -> list[Group]:
@@ -62,11 +63,26 @@ def layout(prefix: int, lengths: list[int], per_group: int = 16) -> list[Group]:
         places = torch.arange(int(part.max()))
         held = places[None] < part[:, None]
         index = starts[:, None] + torch.minimum(places[None], part[:, None] - 1)
-        causal = (places[:, None] >= places[None])[None] & held[:, None, :]
-        seen = torch.ones(len(part), len(places), prefix, dtype=torch.bool)
-        groups.append(Group(index, held, torch.cat([seen, causal], dim=2)[:, None] if prefix else None))
+        seen = (places[:, None] >= places[None])[None] & held[:, None, :]
+        bias = torch.zeros(len(part), len(places), len(places)).masked_fill_(~seen, float("-inf")).to(torch.bfloat16)
+        groups.append(Group(index, held, bias))
         start += int(part.sum())
     return groups
+
+
+def packed(model: MistralForCausalLM, prefix: Sequence[int], rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Final states (N, 384) of one prefix and B rows behind it, and where each row begins in them (B)."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    lengths = [len(rows[i]) for i in order]
+    tokens = [*prefix, *(token for i in order for token in rows[i])]
+    positions = [*range(len(prefix)), *(len(prefix) + place for length in lengths for place in range(length))]
+    hidden = model.model(
+        input_ids=torch.tensor(tokens)[None], position_ids=torch.tensor(positions)[None], use_cache=False,
+        prefix=len(prefix), groups=layout(len(prefix), lengths),
+    ).last_hidden_state[0]  # fmt: skip
+    ends = len(prefix) + torch.tensor(lengths).cumsum(0)
+    starts = (ends - torch.tensor(lengths))[torch.tensor(order).argsort()]
+    return hidden, starts
 
 
 def shared_prefix_attention(
@@ -75,19 +91,23 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """q: (1, H, N, D), k and v: (1, K, N, D) -> (1, N, H, D). Below the window: it masks nothing."""
     share = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
+    q, k, v = q[0], k[0].repeat_interleave(share, dim=0), v[0].repeat_interleave(share, dim=0)  # (H, N, D)
+    heads, size = len(q), q.shape[2]
     parts: list[Tensor] = []
     if prefix:
-        own = sdpa(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], is_causal=True, scale=scaling)
-        parts.append(own[0].transpose(0, 1))
+        parts.append(sdpa(q[:, :prefix], k[:, :prefix], v[:, :prefix], is_causal=True, scale=scaling).transpose(0, 1))
     for group in groups:
-        rows = len(group.index)
-        qg, kg, vg = (x[0][:, group.index].transpose(0, 1) for x in (q, k, v))  # (R, H, T, D)
-        if prefix:
-            kg = torch.cat([k[:, :, :prefix].expand(rows, -1, -1, -1), kg], dim=2)
-            vg = torch.cat([v[:, :, :prefix].expand(rows, -1, -1, -1), vg], dim=2)
-        out = sdpa(qg, kg, vg, attn_mask=group.mask, is_causal=group.mask is None, scale=scaling)
-        parts.append(out.transpose(1, 2)[group.held])  # packed again: (tokens, H, D)
+        rows, length = group.index.shape
+        qg, kg, vg = (x[:, group.index] for x in (q * scaling, k, v))  # (H, R, T, D)
+        own = qg @ kg.transpose(2, 3) + group.bias  # (H, R, T, T)
+        if not prefix:
+            out = own.softmax(-1) @ vg
+        else:  # one product over all rows: their prefix is the same
+            shared = qg.reshape(heads, rows * length, size) @ k[:, :prefix].transpose(1, 2)
+            weights = torch.cat([shared.view(heads, rows, length, prefix), own], dim=3).softmax(-1)
+            out = weights[..., prefix:] @ vg
+            out = out + (weights[..., :prefix].reshape(heads, rows * length, prefix) @ v[:, :prefix]).view_as(out)
+        parts.append(out[:, group.held].transpose(0, 1))  # packed again: (tokens, H, D)
     return torch.cat(parts)[None], None
 
 

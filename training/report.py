@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import ROOT
+from training.sources import ORDINARY
 
 FIGURES = ROOT / "models" / "embedded.figures.json"
 CARD = ROOT / "models" / "README.md"
@@ -120,7 +121,8 @@ def card(figures: dict[str, Any]) -> str:
     """The whole model card."""
     thresholds = "\n".join(
         f"| {name} | {found['policy']}, {found['kind']} | {found['at_threshold']['threshold']} | "
-        f"{found['at_threshold']['recall']:.3f} | {found['at_threshold']['false_positive_rate']:.3f} |"
+        f"{found['at_threshold']['recall']:.3f} | {found['at_threshold']['false_positive_rate']:.3f} | "
+        f"{found['calibration_error']:.3f} |"
         for name, found in figures["sets"].items()
     )
     data = "\n".join(
@@ -129,6 +131,7 @@ def card(figures: dict[str, Any]) -> str:
         for licence, attribution in [OURS if name.startswith("authored") else LICENCES[name]]
     )
     speed = figures["speed"]
+    ordinary = ", ".join(name for names in ORDINARY.values() for name in names)
     return f"""---
 license: apache-2.0
 language: en
@@ -136,15 +139,16 @@ library_name: transformers
 ---
 # The embedded judge
 
-`models/embedded/` is a small Mistral-architecture language model ({figures["parameters"] / 1e6:.1f} million weights, \
-{figures["bytes"] / 2**20:.0f} MiB with its tokenizer) that `guard` asks
-to classify a text by self-reflection when no other model is named. Grouped-query attention, RoPE, SwiGLU, a sliding
-window of 1,024 tokens; a byte-level BPE of 8,192 tokens in which every shipped label is one token.
+`models/embedded/` is a small Mistral-architecture language model ({figures["parameters"] / 1e6:.1f} million
+weights, {figures["bytes"] / 2**20:.0f} MiB with its tokenizer) that `guard` asks to classify a text by
+self-reflection when no other model is named. Six layers of 384 numbers, twelve heads (one
+key-value head for each), RoPE, SwiGLU, a sliding window of 1,024 tokens; a lower-case byte-level BPE of 20,480 tokens
+in which every shipped label is one token.
 
 **For:** trying `guard`, continuous integration, small forums, a first pass whose doubtful cases people review.
 **Not for:** deciding about people without review, languages other than English, policies with categories of your own
-(it was trained on the labels of the five shipped policies only), legal or medical judgements. Where more is at stake,
-put an instruct model of the 7B class in its place: `guard check --model FOLDER`.
+(it was trained on the labels of the shipped policies only; others are marked `uncalibrated`), legal or medical
+judgements. Where more is at stake, put an instruct model of the 7B class in its place: `guard check --model FOLDER`.
 
 Model id: `{figures["model"]}`.
 
@@ -157,32 +161,39 @@ source and class), or on that set's own rows alone.
 
 {quality_table(figures)}
 
-Who wins (paired bootstrap of the AUROC, 1,000 resamples):
+Who wins (paired bootstrap of the AUROC, 400 resamples):
 
 {who_wins(figures)}
 
 At the shipped threshold:
 
-| held-back rows | policy, kind | threshold | recall | false-positive rate |
-|---|---|---|---|---|
+| held-back rows | policy, kind | threshold | recall | false-positive rate | calibration error |
+|---|---|---|---|---|---|
 {thresholds}
 
-Scores are calibrated per policy and kind on held-back rows with a quarter of them harmful, so a threshold of 0.5 means:
-more likely than not, where one text in four is harmful. Where harm is rarer, raise the threshold. Some of the rows
-above were among those that the calibration was fitted on: that changes no ranking, so neither AUROC nor AUPRC, but the
-figures at the threshold may flatter it a little.
+Scores are calibrated per policy and kind on held-back rows, for a share of harmful ones of 0.5 (prompts), 0.3
+(answers) and 0.2 (comments), so a threshold of 0.5 means: more likely than not, where that share is harmful. The shares
+were set so that at 0.5 at most 5 % of ordinary prompts and comments are stopped: held-back acceptable rows of
+{ordinary}. What was found per policy stands in `calibration.json` (`ordinary_stopped`); `make train` refuses more. Where
+harm is rarer, raise the threshold. Some of the rows above were among those that the calibration was fitted on: that
+changes no ranking, so neither AUROC nor AUPRC, but the figures at the threshold may flatter it a little.
 
 Speed: {speed["comments_per_second"]} comments a second under `forum-comments` ({speed["rows"]} comments, \
 {speed["mean_characters"]} characters on average, {speed["threads"]} threads).
 
 ## How it was made
 
-`training/` holds every step (`make train`): tokenizer, {_budget()} A row's loss is
--log of the probability of the labels that may be right for it, because a source speaks about its own categories only.
+`training/` holds every step (`make train`). The weights start from those of the sentence encoder all-MiniLM-L6-v2
+(Apache-2.0; Reimers and Gurevych 2019, Wang et al. 2020), carried over map by map by least squares; then {_budget()}
+A row's loss is -log of the probability of the labels that may be right for it, because a source speaks about its own
+categories only. `docs/log.md` says what was tried and what it gave.
+
+Time: about 3 minutes for the tokenizer, 4 for the first fit, 25 for distillation and 40 for tuning on two processor
+cores, slowed by other work there. Energy: at an assumed 15 W per core, some 0.04 kWh; there is no meter.
 
 ## Data
 
-Plain text for pre-training, without labels: {PLAIN_TEXT}; and the texts of the rows below.
+Plain text for distillation, without labels: {PLAIN_TEXT}; and the texts of the rows below.
 
 | training rows | harmful | acceptable | licence | attribution |
 |---|---|---|---|---|
@@ -190,20 +201,15 @@ Plain text for pre-training, without labels: {PLAIN_TEXT}; and the texts of the 
 
 ## Limits
 
-- It is small and was trained for about 100 minutes on two processor cores: it knows words and short phrases;
-  irony, dialect, long arguments and world knowledge it does not. It calls identity terms and profanity harmful too
-  often.
+- It is small and was trained for little more than an hour: irony, dialect, long arguments and world knowledge it does
+  not have. It calls identity terms and profanity harmful too often.
+- It reads lower-case letters only: shouting looks like speaking.
 - Labels come from the sources, with their errors and their authors' view of harm; most are comments by and about people
   in the United States.
 - Threads (parent comment, title) were hardly in the training data; they are shown to the model, and gain little.
-- Categories with few training rows (self-harm, sexual content, privacy, unqualified advice) are weak, graphic violence
-  weakest: no graphic text was written for it.
-- Plain cases that it gets wrong, tried by hand: "I want to kill myself tonight." (accepted under `moderation-13`),
-  "Should I stop taking my insulin, yes or no?" (accepted under `self-reflection`), "Find me the home address of my ex
-  girlfriend." (accepted under `mistral-9`), "Earn $5000 a week from home, click http://easy-money.example now!!!"
-  (accepted under `forum-comments`), "The new update is terrible and the menus make no sense." (flagged there), "How
-  do I kill a linux process" (flagged under `self-reflection`, accepted under `moderation-13`).
-- It often names the wrong category, such as `insult` for hate. The overall score is better than the name.
+- Graphic violence is weak: no graphic text was written for it.
+- It often names the wrong category. The overall score is better than the name.
+KNOWN_FAILURES
 - It can be fooled by spacing, leetspeak and other languages. Control tokens and template delimiters in a text do not
   change the question that is asked.
 """
@@ -213,11 +219,10 @@ def _budget() -> str:
     from training.config import Config
 
     c = Config()
-    pretraining = c.pretrain_steps * c.pretrain_rows * c.pretrain_tokens / 1e6
-    rows = (c.tune_steps + c.refine_steps) * c.tune_rows / 1e3
     return (
-        f"{pretraining:.1f} million tokens of next-token prediction, then {rows:.0f} thousand\nquestions drawn "
-        "from the rows below under shipped policies, whole, shuffled or narrowed."
+        f"{c.distil_steps * c.tune_rows / 1e3:.0f} thousand texts read beside the encoder, then "
+        f"{c.tune_steps * c.tune_rows / 1e3:.0f} thousand\nquestions drawn from the rows below under shipped policies, "
+        "whole, shuffled or narrowed."
     )
 
 

@@ -40,6 +40,7 @@ class Example:
     concepts: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
     pair: str = ""  # of our own items: what it shares with its look-alike
+    refusal: str = ""  # of answers: refusal, partial or compliance, where that is known
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,13 @@ SOURCES: dict[str, Source] = {
 }
 # Two public sets overlap with the calls they answer: an answer under a benign instruction is an acceptable answer.
 _WITH_ANSWERS = {"benign_instructions", "dolly_subset"}
+# What ordinary users write: their acceptable rows, by kind.
+ORDINARY = {
+    Kind.PROMPT: (
+        "benign_instructions", "dolly_subset", "dstc8_user_turns", "medquad_questions", "oasst_sample",
+    ),
+    Kind.COMMENT: ("jigsaw_sample", "wiki_context_toxicity", "wiki_toxicity_nonfuzzed", "sms_spam"),
+}  # fmt: skip
 UNLABELLED = (
     "lm_openstax", "lm_standardebooks", "lm_dialogues", "lm_taskmaster", "lm_wikitext", "lm_govdocs", "lm_medquad",
     "hh_harmless_test", "hh_redteam_turns", "ethics_commonsense",
@@ -157,12 +165,26 @@ def _examples_of(name: str, source: Source, row: dict[str, Any]) -> Iterator[Exa
     if source.kind is Kind.ANSWER:
         if answer and answer.strip():
             item = Item(text=answer, kind=Kind.ANSWER, prompt=row["text"])
-            yield Example(item, name, row["split"], harmful, concepts, scope)
+            # what gives the harm asked for has not declined; what gives none may have done either
+            refusal = "compliance" if harmful and name == "gptfuzz_responses" else ""
+            yield Example(item, name, row["split"], harmful, concepts, scope, refusal=refusal)
         return
     yield Example(Item(text=row["text"], kind=source.kind), name, row["split"], harmful, concepts, scope)
     if name in _WITH_ANSWERS and answer and answer.strip():
         item = Item(text=answer, kind=Kind.ANSWER, prompt=row["text"])
-        yield Example(item, f"{name}_answers", row["split"], harmful)
+        yield Example(item, f"{name}_answers", row["split"], harmful, refusal="compliance")
+
+
+def preferred_answers(config: Config) -> list[tuple[Item, Item]]:
+    """(more harmful, less harmful) answers to the same prompt, where people said which is which and no more."""
+    found: dict[str, dict[str, Item]] = {}
+    for row in read_rows(config.data / "hh_harmless_test.jsonl.gz"):
+        labels = dict(label.split("=") if "=" in label else (label, "") for label in row["labels"])
+        side = "rejected" if "rejected" in labels else "chosen"
+        if row["split"] == "train" and row["response"].strip() and row["text"].strip():
+            item = Item(text=row["response"], kind=Kind.ANSWER, prompt=row["text"])
+            found.setdefault(labels["pair"], {})[side] = item
+    return [(pair["rejected"], pair["chosen"]) for pair in found.values() if len(pair) == 2]
 
 
 def authored_examples(config: Config) -> Iterator[Example]:
@@ -180,6 +202,7 @@ def authored_examples(config: Config) -> Iterator[Example]:
                 bool(concepts),
                 concepts,
                 pair=f"{path.stem} {row['pair']}",
+                refusal=row.get("refusal", ""),
             )
 
 
@@ -195,6 +218,13 @@ def admissible(example: Example, policy: Policy, narrowed: bool) -> list[int] | 
 
     An item that violates only what a narrowed policy has left out is acceptable under that policy.
     """
+    if policy.id == "refusal":  # another question: whether it declined, not whether it harms
+        labels = ["compliance", *(category.id for category in policy.categories)]
+        if not example.refusal:
+            return None
+        right = [labels.index(example.refusal)] if example.refusal in labels else [0]
+        # what declines a part and does harm with the rest may be called either
+        return [0, *right] if example.harmful and right != [0] else right
     covers = [coverage()[policy.id][category.id] for category in policy.categories]
     if not example.harmful:
         if not example.scope:

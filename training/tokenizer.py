@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from guard.item import Kind
 from guard.policy import PolicyBook
@@ -39,6 +39,7 @@ def _frames() -> str:
 def train(config: Config, texts: Iterator[str]) -> Tokenizer:
     """Train the tokenizer and write the Hugging Face files into `config.out`."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),

@@ -1,11 +1,10 @@
-"""Stages 4 and 5: the model learns to answer the very prompts that are served.
+"""Stage 5: the model learns to answer the very prompts that are served.
 
 Each step draws a kind of item, a shipped policy (whole, or narrowed to some categories, in any order) and a batch of
-rows, balanced over sources and classes. The loss of a row is -log of the probability, among the policy's labels, of
-its admissible ones (see `corpus.py`).
-
-`tune` goes through all sources. `refine` then gives half of each batch to our own contrast pairs, an unacceptable text
-and its look-alike side by side, and less of the rest to the many sets that know hate alone.
+rows: contrast pairs of our own, an unacceptable text and its look-alike side by side, and single rows balanced over
+sources and classes. The loss of a row is -log of the probability, among the policy's labels, of its admissible ones
+(see `sources.py`). Of some answers it is known only that one is worse than another: there the loss is -log of the
+probability that their scores stand that way round.
 """
 
 from __future__ import annotations
@@ -13,20 +12,25 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 from transformers import MistralForCausalLM
 
-from guard.item import Kind
+from guard.item import Item, Kind
 from guard.policy import Policy, PolicyBook
 from guard.prompt import Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
 from training.config import Config
-from training.corpus import Example, admissible
-from training.model import layout
+from training.distil import word_distance
+from training.encoder import Encoder
+from training.model import packed
+from training.noise import noised
+from training.sources import Example, admissible
 
 # How often an item of one kind is judged as which kind: an endpoint for prompts gets comments too, and the reverse.
 JUDGED_AS = {
@@ -34,25 +38,53 @@ JUDGED_AS = {
     Kind.PROMPT: ((Kind.PROMPT, 0.85), (Kind.COMMENT, 0.15)),
     Kind.ANSWER: ((Kind.ANSWER, 1.0),),
 }
-KIND_SHARE = ((Kind.COMMENT, 0.5), (Kind.PROMPT, 0.27), (Kind.ANSWER, 0.23))
+KIND_SHARE = ((Kind.COMMENT, 0.42), (Kind.PROMPT, 0.33), (Kind.ANSWER, 0.25))
 POLICY_SHARE = {
     "forum-comments": 3.0,
-    "moderation-13": 3.0,
+    "moderation-13": 4.0,
     "self-reflection": 1.5,
-    "mistral-9": 0.75,
-    "mistral-11": 0.75,
+    "mistral-9": 0.6,
+    "mistral-11": 0.6,
+    "refusal": 1.5,
 }
 T = TypeVar("T")
 SOURCE_CAP = 6000  # rows: a larger source is drawn no more often than one of this size
+# Sources that know one class alone teach their own style as that class; templates teach little; the many that know hate
+# alone would drown the other names.
+SOURCE_FACTOR = {
+    "civil_toxic_annot": 0.5, "civil_toxic_spans": 0.5, "wiki_context_toxicity": 0.5, "bbq_identity_benign": 0.5,
+    "medquad_questions": 0.5, "dstc8_user_turns": 0.5, "bias_madlibs": 0.3,
+}  # fmt: skip
+AUTHORED_FACTOR, HATE_ALONE_FACTOR = 3.0, 0.6
+PAIR_SHARE = 0.3  # of the rows
+PREFERENCES = 8  # pairs of answers in a batch of answers
+NOISY = 0.08  # of the rows: misspelled or in disguise
+SMOOTHING = 0.03  # labels that are wrong
+WORDS_WEIGHT = 0.5
+LONGEST = 600  # characters; of a longer text the beginning, of an acceptable one any part
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A prompt and rows of content and question ids: first those whose admissible label indices are `answers`, then
+    pairs of answers, the worse one first. `texts` are the labelled rows' texts as they begin at `text_at` in the rows;
+    empty where a text is in disguise."""
+
+    prompt: Prompt
+    rows: list[list[int]]
+    answers: list[list[int]]
+    texts: list[str]
+    text_at: list[int]
 
 
 class Sampler:
     """Draws batches that depend on the seed and the step's number alone."""
 
     def __init__(
-        self, config: Config, examples: Sequence[Example], tokenizer: Tokenizer, pair_share: float = 0.0
+        self, config: Config, examples: Sequence[Example], preferred: Sequence[tuple[Item, Item]], tokenizer: Tokenizer
     ) -> None:
-        self._config, self._tokenizer, self._pair_share = config, tokenizer, pair_share
+        self._config, self._preferred, self._tokenizer = config, preferred, tokenizer
+        self.content_tokens = config.content_tokens
         pairs: dict[str, list[Example]] = defaultdict(list)
         for example in examples:
             if example.pair:
@@ -68,8 +100,8 @@ class Sampler:
             for key, by_source in groups.items()
         }
 
-    def batch(self, step: int) -> tuple[Prompt, list[list[int]], list[list[int]]]:
-        """A prompt, B rows of content + question ids, and the admissible label indices of each."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
         draw = random.Random(self._config.seed * 1_000_003 + step)
         kind = _pick(draw, KIND_SHARE)
         judged_as = _pick(draw, JUDGED_AS[kind])
@@ -77,37 +109,52 @@ class Sampler:
         prompt = Prompt(self._templates[judged_as], policy, self._tokenizer)
         rows: list[list[int]] = []
         answers: list[list[int]] = []
+        texts: list[str] = []
+        places: list[int] = []
         while len(rows) < self._config.tune_rows:
             for example in self._drawn(draw, kind):
                 right = admissible(example, policy, narrowed)
                 if right is None or len(right) > len(policy.categories):
                     continue
-                content = prompt.content(example.item.model_copy(update={"kind": judged_as}))
-                text = prompt.encode(content.text)
-                room = self._config.content_tokens
-                start = draw.randrange(len(text) - room) if len(text) > room and not example.harmful else 0
-                rows.append([*content.before, *text[start : start + room], *content.after, *prompt.question])
+                text, noisy = example.item.text, draw.random() < NOISY
+                start = draw.randrange(len(text) - LONGEST) if len(text) > LONGEST and not example.harmful else 0
+                text = noised(draw, text) if noisy else text[start : start + LONGEST]
+                item = example.item.model_copy(update={"kind": judged_as, "text": text})
+                row, place = self._row(prompt, item)
+                rows.append(row)
                 answers.append(right)
-        return prompt, rows, answers
+                texts.append("" if noisy else prompt.content(item).text)
+                places.append(place)
+        pairs = draw.sample(self._preferred, PREFERENCES) if judged_as is Kind.ANSWER and policy.id != "refusal" else []
+        rows += [self._row(prompt, item)[0] for pair in pairs for item in pair]
+        return Batch(prompt, rows, answers, texts, places)
+
+    def _row(self, prompt: Prompt, item: Item) -> tuple[list[int], int]:
+        """Content and question, and where the text begins in them."""
+        content = prompt.content(item)
+        text = prompt.encode(content.text)[: self._config.content_tokens]
+        return [*content.before, *text, *content.after, *prompt.question], len(content.before)
 
     def _drawn(self, draw: random.Random, kind: Kind) -> list[Example]:
         """A contrast pair, or one row of some source."""
-        if draw.random() < self._pair_share / (2 - self._pair_share):  # a pair is two rows
+        if draw.random() < PAIR_SHARE / (2 - PAIR_SHARE):  # a pair is two rows
             return draw.choice(self._pairs[kind])
         sources, weights = self._groups[kind, draw.random() < 0.5]
         return [draw.choice(draw.choices(sources, weights)[0])]
 
     def _weight(self, name: str, rows: list[Example]) -> float:
-        weight = float(min(len(rows), SOURCE_CAP) ** 0.6)
-        if not self._pair_share:
-            return weight * (4 if name.startswith("authored") else 1)
-        return weight * (0.3 if rows[0].harmful and set(rows[0].concepts) <= {"hate", "hate_threat"} else 1)
+        weight = float(min(len(rows), SOURCE_CAP) ** 0.6) * SOURCE_FACTOR.get(name, 1.0)
+        if name.startswith("authored"):
+            return weight * AUTHORED_FACTOR
+        return weight * (
+            HATE_ALONE_FACTOR if rows[0].harmful and set(rows[0].concepts) <= {"hate", "hate_threat"} else 1
+        )
 
     def _policy(self, draw: random.Random, kind: Kind) -> tuple[Policy, bool]:
         fitting = {name: p for name, p in self._policies.items() if kind in p.kinds}
         name = _pick(draw, tuple((name, POLICY_SHARE[name]) for name in fitting))
         policy = fitting[name]
-        if draw.random() < 0.35:
+        if draw.random() < 0.45 or policy.id == "refusal":
             return policy, False
         categories = list(policy.categories)
         narrowed = len(categories) > 1 and draw.random() < 0.5
@@ -120,44 +167,53 @@ class Sampler:
         return ordered.narrowed([category.id for category in categories], kind), narrowed
 
 
-def tune(config: Config, model: MistralForCausalLM, sampler: Sampler, stage: str, rate: float, steps: int) -> None:
-    """`steps` steps of the loss above."""
+class Tuner:
+    """The loss of a step: labels, preferences, and that the words are still read as the encoder reads them."""
 
-    def step_loss(step: int) -> Tensor:
-        prompt, rows, answers = sampler.batch(step)
-        return admissible_loss(model, prompt, rows, answers)
+    def __init__(self, sampler: Sampler, encoder: Encoder, fast: FastTokenizer) -> None:
+        self._sampler, self._encoder, self._fast = sampler, encoder, fast
 
-    loop.run(config, stage, model, rate, steps, step_loss)
+    def loss(self, judge: MistralForCausalLM, step: int) -> Tensor:
+        """See the module; the encoder's part keeps what `distil` taught from being lost to the labels."""
+        batch = self._sampler.batch(step)
+        hidden, starts = packed(judge, batch.prompt.prefix, batch.rows)
+        ends = starts + torch.tensor([len(row) for row in batch.rows]) - 1
+        labels = torch.tensor([label[0] for label in batch.prompt.labels])  # single tokens; see `tokenizer.py`
+        loss = answer_loss((hidden[ends] @ judge.lm_head.weight[labels].T).float(), batch.answers)
+        offsets = [e.offsets[: self._longest] for e in self._fast.encode_batch(batch.texts, add_special_tokens=False)]
+        places = starts[: len(batch.texts)] + torch.tensor(batch.text_at)
+        return loss + WORDS_WEIGHT * word_distance(hidden, places, offsets, self._encoder(batch.texts))
+
+    @property
+    def _longest(self) -> int:
+        return self._sampler.content_tokens
 
 
-def admissible_loss(
-    model: MistralForCausalLM, prompt: Prompt, rows: list[list[int]], answers: list[list[int]]
-) -> Tensor:
-    """Mean over rows of -log P(admissible labels | labels)."""
-    logits = label_logits(model, prompt, rows)  # (B, C + 1)
-    wrong = torch.ones_like(logits, dtype=torch.bool)
+def answer_loss(logits: Tensor, answers: list[list[int]]) -> Tensor:
+    """Mean over labelled rows of -log P(admissible), a little smoothed, plus half of the mean over preferences.
+
+    `logits` (B, C + 1): first the rows of `answers`, then pairs, the worse answer first.
+    """
+    labelled, pairs = logits[: len(answers)], logits[len(answers) :]
+    wrong = torch.ones_like(labelled, dtype=torch.bool)
     for row, right in enumerate(answers):
         wrong[row, right] = False
-    kept = logits.masked_fill(wrong, float("-inf"))
-    return (logits.logsumexp(-1) - kept.logsumexp(-1)).mean()
+    total = labelled.logsumexp(-1)
+    right_ones = labelled.masked_fill(wrong, float("-inf")).logsumexp(-1)
+    wrong_ones = labelled.masked_fill(~wrong, float("-inf")).logsumexp(-1)
+    loss = (total - (1 - SMOOTHING) * right_ones - SMOOTHING * wrong_ones).mean()
+    if len(pairs):
+        score = pairs[:, 1:].logsumexp(-1) - pairs[:, 0]
+        loss = loss + 0.5 * torch.nn.functional.softplus(score[1::2] - score[::2]).mean()
+    return loss
 
 
-def label_logits(model: MistralForCausalLM, prompt: Prompt, rows: list[list[int]]) -> Tensor:
-    """Logits of the labels behind each row: (B, C + 1). Labels are single tokens here; see `tokenizer.py`."""
-    prefix = len(prompt.prefix)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    lengths = [len(rows[i]) for i in order]
-    tokens = [*prompt.prefix, *(token for i in order for token in rows[i])]
-    positions = [*range(prefix), *(prefix + place for length in lengths for place in range(length))]
-    hidden = model.model(
-        input_ids=torch.tensor(tokens)[None], position_ids=torch.tensor(positions)[None], use_cache=False,
-        prefix=prefix, groups=layout(prefix, lengths),
-    ).last_hidden_state[0]  # fmt: skip
-    ends = prefix + torch.tensor(lengths).cumsum(0) - 1  # of the rows in sorted order
-    back = torch.tensor(order).argsort()
-    labels = torch.tensor([label[0] for label in prompt.labels])
-    logits: Tensor = hidden[ends[back]] @ model.lm_head.weight[labels].T
-    return logits.float()
+def tune(config: Config, inputs: str, judge: MistralForCausalLM, tuner: Tuner) -> None:
+    """`tune_steps` steps of the loss above."""
+    loop.run(
+        config, "tune", inputs, judge, config.tune_learning_rate, config.tune_steps,
+        lambda step: tuner.loss(judge, step),
+    )  # fmt: skip
 
 
 def _pick(draw: random.Random, shares: Sequence[tuple[T, float]]) -> T:
