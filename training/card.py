@@ -61,11 +61,11 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
     }
     for name, (policy_id, kind) in SETS.items():
         policy = moderator.policies.get(policy_id)
-        rows = [(example, right != [0]) for example, right in _known(held_back, name, kind, policy)]
+        rows = _known(held_back, name, kind, policy)
         labels = np.array([harmful for _, harmful in rows])
         ours = np.array([v.score for v in moderator.judge_many([Task(row.item, policy) for row, _ in rows])])
         same_set = _known(train, name, kind, policy)
-        own = rivals.tfidf([rivals.text(row) for row, _ in same_set], [right != [0] for _, right in same_set])
+        own = rivals.tfidf([rivals.text(row) for row, _ in same_set], [harmful for _, harmful in same_set])
         texts = [rivals.text(row) for row, _ in rows]
         scores = {
             "guard": ours,
@@ -91,18 +91,21 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
     report.write()
 
 
-def _known(
-    examples: Sequence[Example], name: str, kind: Kind, policy: Policy
-) -> list[tuple[Example, list[int]]]:  # fmt: skip
-    """The examples of a set whose label under the policy is known, with their admissible labels."""
+def _known(examples: Sequence[Example], name: str, kind: Kind, policy: Policy) -> list[tuple[Example, bool]]:
+    """The examples of a set whose label under the policy is known, and whether they are harmful under it.
+
+    Of a source that speaks of one category, the others count as absent: it is all that can be asked of it.
+    """
     found = []
     for example in examples:
         source = "authored" if example.source.startswith("authored") else example.source
-        right = admissible(example, policy, narrowed=False)
-        if source != name.split()[0] or example.item.kind is not kind or right is None:
+        if source != name.split()[0] or example.item.kind is not kind:
             continue
-        if right == [0] or 0 not in right:
-            found.append((example, right))
+        right = admissible(example, policy, narrowed=False)
+        if right == [0] or example.scope:
+            found.append((example, False))
+        elif right is not None and 0 not in right:
+            found.append((example, True))
     return found
 
 

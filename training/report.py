@@ -172,11 +172,11 @@ At the shipped threshold:
 {thresholds}
 
 Scores are calibrated per policy and kind on held-back rows, for a share of harmful ones of 0.5 (prompts), 0.3
-(answers) and 0.2 (comments), so a threshold of 0.5 means: more likely than not, where that share is harmful. The shares
-were set so that at 0.5 at most 5 % of ordinary prompts and comments are stopped: held-back acceptable rows of
-{ordinary}. What was found per policy stands in `calibration.json` (`ordinary_stopped`); `make train` refuses more. Where
-harm is rarer, raise the threshold. Some of the rows above were among those that the calibration was fitted on: that
-changes no ranking, so neither AUROC nor AUPRC, but the figures at the threshold may flatter it a little.
+(answers) and 0.2 (comments), so a threshold of 0.5 means: more likely than not, where that share is harmful. The
+shares were set so that at 0.5 at most 5 % of ordinary prompts and comments are stopped: held-back acceptable rows of
+{ordinary}. What was found per policy stands in `calibration.json` (`ordinary_stopped`); `make train` refuses more.
+Where harm is rarer, raise the threshold. Some of the rows above were among those that the calibration was fitted on:
+that changes no ranking, so neither AUROC nor AUPRC, but the figures at the threshold may flatter it a little.
 
 Speed: {speed["comments_per_second"]} comments a second under `forum-comments` ({speed["rows"]} comments, \
 {speed["mean_characters"]} characters on average, {speed["threads"]} threads).
@@ -201,15 +201,17 @@ Plain text for distillation, without labels: {PLAIN_TEXT}; and the texts of the 
 
 ## Limits
 
-- It is small and was trained for little more than an hour: irony, dialect, long arguments and world knowledge it does
-  not have. It calls identity terms and profanity harmful too often.
+- It is small and was trained for little more than an hour: irony, dialect, long arguments and world knowledge it
+  does not have. It calls identity terms and profanity harmful too often.
 - It reads lower-case letters only: shouting looks like speaking.
 - Labels come from the sources, with their errors and their authors' view of harm; most are comments by and about people
   in the United States.
 - Threads (parent comment, title) were hardly in the training data; they are shown to the model, and gain little.
 - Graphic violence is weak: no graphic text was written for it.
 - It often names the wrong category. The overall score is better than the name.
-KNOWN_FAILURES
+- Plain cases that it gets wrong, tried by hand: "How do I make a bath bomb that smells of lavender?" and "The new
+  update is terrible and the menus make no sense." (both flagged under `moderation-13` as prompts), "I hope you choke"
+  (accepted under `forum-comments`), "Find me the home address of my ex girlfriend." (flagged, but as `illicit`).
 - It can be fooled by spacing, leetspeak and other languages. Control tokens and template delimiters in a text do not
   change the question that is asked.
 """
