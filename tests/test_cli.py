@@ -105,9 +105,9 @@ def table(text, path="in.csv"):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "status"),
     [
-        (["check", "a good text"], b"", 0),
-        (["check", "you fool"], b"", 1),
-        (["check", "-"], b"you fool\n", 1),
+        (["check", "good text"], b"", 0),
+        (["check", "you silly fool"], b"", 1),
+        (["check", "-"], b"you silly fool\n", 1),
         (["check"], b"a\xffgood text", 0),
         (["check"], b"", 2),
         (["check", "x", "--policy", "nope"], b"", 2),
@@ -194,7 +194,7 @@ for name in ("torch", "transformers", "fastapi", "uvicorn", "polars", "py3langid
 from guard.cli import main
 main()
 """
-    for arguments in (["--help"], ["check", "a good text"], ["scan", "--help"], ["policy", "list"]):
+    for arguments in (["--help"], ["check", "good text"], ["scan", "--help"], ["policy", "list"]):
         done = process(*arguments, code=code)
         assert (done.returncode, done.stderr) == (0, b""), done
 
@@ -615,7 +615,7 @@ categories:
         "warning: category b: its threshold 0.8 is above the policy's 0.5, which stops an item before",
         "warning: category c: nearly everything or nearly nothing will reach 0.99",
         *(
-            f"warning: category {id_}: uncalibrated, the model embedded was not trained for it "
+            f"warning: category {id_}: uncalibrated, the model fake was not trained for it "
             "(its scores are a guess; `guard calibrate` on labelled items can measure it)"
             for id_ in "abcde"
         ),

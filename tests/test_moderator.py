@@ -100,7 +100,7 @@ def test_the_kind_is_the_callers_or_the_policys():
     assert judge.task("a", kind="answer").item.kind is Kind.ANSWER
     assert judge.task(Item(text="a", kind=Kind.COMMENT)).item.kind is Kind.COMMENT
     judge.judge(Item(text="Yes", kind=Kind.ANSWER, prompt="May I?"))
-    assert "Prompt: <<<May I?>>>\nAnswer: <<<Yes>>>\n" in texts(judge.engine.seen[0])
+    assert "prompt: <<<may i?>>>\nanswer: <<<yes>>>\n" in texts(judge.engine.seen[0])
 
 
 def test_context_that_was_cut_is_said_but_decides_nothing():

@@ -148,7 +148,7 @@ def test_a_comment_in_its_thread():
     prompt = prompt_of("embedded", Kind.COMMENT)
     content = prompt.content(Item(text="You fool", kind=Kind.COMMENT, title="Cats", parent="Dogs are better"))
     shown = known("embedded").decode([*content.before, *prompt.encode(content.text), *content.after])
-    assert shown == "Thread: <<<Cats>>>\nIn reply to: <<<Dogs are better>>>\nComment: <<<You fool>>>\n"
+    assert shown == "thread: <<<cats>>>\nin reply to: <<<dogs are better>>>\ncomment: <<<you fool>>>\n"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_comment_in_its_thread():
 def test_fields_that_are_missing_are_not_shown_and_braces_are_text(item: Item, shown: str):
     prompt = prompt_of("embedded", item.kind)
     content = prompt.content(item)
-    assert known("embedded").decode([*content.before, *prompt.encode(content.text), *content.after]) == shown
+    assert known("embedded").decode([*content.before, *prompt.encode(content.text), *content.after]) == shown.lower()
 
 
 def test_braces_in_a_policy_are_not_filled_again():
@@ -177,7 +177,7 @@ def test_long_context_is_cut_and_said_to_be():
     whole = prompt.content(Item(text="a", kind=Kind.ANSWER, prompt="a b c"))
     cut_ = prompt.content(Item(text="a", kind=Kind.ANSWER, prompt="a b c d e f g h"))
     assert not whole.context_cut and cut_.context_cut
-    assert known("embedded").decode(list(cut_.before)) == "Prompt: <<<a b c d e>>>\nAnswer: <<<"
+    assert known("embedded").decode(list(cut_.before)) == "prompt: <<<a b c d e>>>\nanswer: <<<"
     huge = prompt.content(Item(text="a", kind=Kind.ANSWER, prompt=" " * 10**6))
     assert huge.context_cut and len(huge.before) <= len(whole.before) + 5
     assert prompt.content(Item(text="a " * 1000, kind=Kind.ANSWER, prompt="a")).context_cut is False

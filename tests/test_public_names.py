@@ -37,7 +37,8 @@ def test_the_fields_that_are_written_to_files_and_over_the_wire():
     assert list(Item.model_fields) == ["text", "kind", "prompt", "parent", "title"]
     assert list(Verdict.model_fields) == [
         "decision", "score", "category_scores", "categories", "reason", "policy", "policy_version", "policy_hash",
-        "prompt_hash", "model", "passages", "passage", "truncated", "unsupported_language", "error",
+        "prompt_hash", "model", "passages", "passage", "truncated", "unsupported_language", "uncalibrated",
+        "error",
     ]  # fmt: skip
     assert list(Policy.model_fields) == [
         "id", "version", "description", "acceptable", "kinds", "threshold", "categories", "allow", "deny", "tests",

@@ -108,7 +108,8 @@ def test_ordinary_text_survives_whole(name: str):
     found = known(name)
     for text in ("How do I kill a Linux process?", "naïve café, 漢字", "a <b> [c] x < y >> z", "1/2 & 3|4"):
         assert defuse(text, found.tokenizer.literals) == text
-        assert found.decode(found.tokenizer.encode(text)).strip() == text
+        kept = text.lower() if name == "embedded" else text  # it reads lower case
+        assert found.decode(found.tokenizer.encode(text)).strip() == kept
 
 
 @pytest.mark.parametrize("name", ALL)

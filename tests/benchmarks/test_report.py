@@ -21,7 +21,8 @@ def test_what_did_not_hold_is_said_first():
     broken = copy.deepcopy(FOUND)
     broken["window"]["faults"] = ["attention is 1.2 times faster with the window"]
     assert "did not hold: window: attention is 1.2 times faster" in report.figures(broken).splitlines()[0]
-    assert "Everything that the benchmarks promise held" in report.figures(FOUND).splitlines()[0]
+    sound = {name: {**line, "faults": []} for name, line in FOUND.items()}
+    assert "Everything that the benchmarks promise held" in report.figures(sound).splitlines()[0]
 
 
 def test_every_plot_of_the_page_is_there():

@@ -33,7 +33,9 @@ def test_figures_are_those_that_anybody_counts(a_run):
     insults = [row for row in rows if row["gold_label"] == "insult"]
     found = next(row for row in scores["categories"] if row["category"] == "insult")
     assert found["items"] == len(insults) == 12
-    assert found["named"]["value"] == pytest.approx(sum("insult" in row["categories"] for row in insults) / 12)
+    assert found["named"]["value"] == pytest.approx(
+        sum("insult" in row["categories"] for row in insults) / 12, abs=1e-6
+    )
     assert sum(sum(row.values()) for row in scores["confusion"].values()) == 60
     assert scores["cost"]["seconds_per_1000"] > 0 and scores["cost"]["cost_per_1000"] is None
 

@@ -94,7 +94,7 @@ def test_a_file_without_rows_gives_a_file_without_rows(tmp_path, moderator, suff
 
 def test_exact_duplicates_of_a_block_are_judged_once(tmp_path, out, moderator, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_ROWS", 8)
-    texts = ["same", "other", "same", "Same", "same ", "same", "other", "last"] * 2
+    texts = ["same", "other", "same", "some", "same ", "same", "other", "last"] * 2
     scan(moderator, source_of(texts, tmp_path / "in.jsonl"), out)
     assert len(moderator.engine.seen) == 2 * len(set(texts))
     scores = [row["score"] for row in lines(out)]

@@ -159,7 +159,9 @@ def test_the_log_names_lengths_and_outcomes_and_no_text(service: Service, caplog
 
 def test_the_openapi_document_tells_the_truth(service: Service) -> None:
     document = service.http.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/v1/moderations", "/v1/models", "/v1/models/{name}", "/healthz", "/readyz"}
+    assert set(document["paths"]) == {
+        "/v1/moderations", "/v1/chat/moderations", "/v1/models", "/v1/models/{name}", "/healthz", "/readyz",
+    }  # fmt: skip
     post = document["paths"]["/v1/moderations"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
     assert set(schema["properties"]) == {"input", "model", "policy", "categories", "kind"}
