@@ -1,4 +1,4 @@
-"""Stage 6: Platt's scale and shift per policy and kind of item, on held-back rows, through the served pipeline."""
+"""Stage 7: Platt's scale and shift per policy and kind of item, on held-back rows, through the served pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 7: the figures of the model card, measured on held-back rows, and the card written from them.
+"""Stage 8: the figures of the model card, measured on held-back rows, and the card written from them.
 
 The rival, TF-IDF (words 1-2, characters 3-5) + logistic regression, is fitted on the same rows: once on all sources
 that the model saw (see `rivals.py`), once on the set's own rows alone.

@@ -1,4 +1,4 @@
-"""Stage 5: the checkpoint as standard Hugging Face files, in bfloat16."""
+"""Stage 6: the checkpoint as standard Hugging Face files, in bfloat16."""
 
 from __future__ import annotations
 
