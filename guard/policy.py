@@ -70,7 +70,7 @@ class Category(_Data):
     def _name_defaults_to_id(cls, data: Any) -> Any:
         return {"name": data.get("id", ""), **data} if isinstance(data, dict) else data
 
-    @property
+    @cached_property
     def meaning(self) -> str:
         """What the model is told about the category, in one line: `name: description`, exceptions and examples."""
         return f"{self.name}: {'; '.join((self.description, *self.exceptions, *self.examples))}"

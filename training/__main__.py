@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer as FastTokenizer
 from transformers import MistralForCausalLM
 
 from guard.item import Kind
@@ -34,7 +33,7 @@ def make_tokenizer(config: Config, _inputs: str) -> None:
 
 
 def make_start(config: Config, _inputs: str) -> None:
-    fast = FastTokenizer.from_file(str(config.out / "tokenizer.json"))
+    fast = tokenizer.fast(config)
     texts = np.random.default_rng(config.seed).permutation(np.array(corpus.plain_texts(config), dtype=object))
     judge = model.build(config)
     some = [text[: distil.LONGEST] for text in texts[: config.transplant_texts] if text.strip()]
@@ -43,7 +42,7 @@ def make_start(config: Config, _inputs: str) -> None:
 
 
 def make_base(config: Config, inputs: str) -> None:
-    fast = FastTokenizer.from_file(str(config.out / "tokenizer.json"))
+    fast = tokenizer.fast(config)
     by_kind: dict[Kind, list[str]] = {kind: [] for kind in Kind}
     for example in corpus.examples(config, "train"):
         by_kind[example.item.kind].append(example.item.text)
@@ -55,7 +54,7 @@ def make_base(config: Config, inputs: str) -> None:
 def make_judge(config: Config, inputs: str) -> None:
     rows, preferred = corpus.examples(config, "train"), corpus.preferences(config)
     sampler = tune.Sampler(config, rows, preferred, load_tokenizer(config.out))
-    fast = FastTokenizer.from_file(str(config.out / "tokenizer.json"))
+    fast = tokenizer.fast(config)
     tune.tune(config, inputs, load(config, "distil"), tune.Tuner(sampler, Encoder(), fast))
 
 

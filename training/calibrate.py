@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Platt
 from guard.engine.engine import TorchEngine
 from guard.item import Kind
 from guard.measure.fitting import log_odds, platt
+from guard.measure.intervals import Floats
 from guard.moderator import Moderator, Task
 from guard.policy import Policy, PolicyBook
 from guard.tokenizer import load_tokenizer
@@ -44,15 +45,15 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
         for kind in policy.kinds:
             share = REFUSAL_SHARE if policy.id == "refusal" else HARMFUL_SHARE[kind]
             rows = balanced(held_back, policy, kind, config.seed)
-            tasks = [Task(example.item.model_copy(update={"kind": kind}), policy) for example, _ in rows]
-            scores = np.array([verdict.score for verdict in moderator.judge_many(tasks)])
+            scores = scores_of(moderator, [example for example, _ in rows], policy, kind)
             harmful = np.array([harm for _, harm in rows])
             try:
                 scale, shift = platt(scores, harmful, share)
             except ValueError as cause:
                 raise RuntimeError(f"{policy.id}/{kind}: {cause}") from cause
-            calibrated = 1 / (1 + np.exp(-(scale * log_odds(scores) + shift)))
-            stopped = ordinary_stopped(moderator, held_back, policy, kind, scale, shift, config.seed)
+            fit = Platt(scale, shift)
+            calibrated = np.array([fit(x) for x in log_odds(scores)])
+            stopped = ordinary_stopped(moderator, held_back, policy, kind, fit, config.seed)
             line = {
                 "policy": policy.id,
                 "kind": kind.value,
@@ -71,9 +72,15 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
     (config.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
 
 
+def scores_of(moderator: Moderator, examples: Sequence[Example], policy: Policy, kind: Kind) -> Floats:
+    """Uncalibrated scores [N] of examples judged as `kind`."""
+    tasks = [Task(example.item.model_copy(update={"kind": kind}), policy) for example in examples]
+    return np.array([verdict.score for verdict in moderator.judge_many(tasks)])
+
+
 def ordinary_stopped(
-    moderator: Moderator, examples: Sequence[Example], policy: Policy, kind: Kind, scale: float, shift: float, seed: int
-) -> dict[str, float]:  # fmt: skip
+    moderator: Moderator, examples: Sequence[Example], policy: Policy, kind: Kind, fit: Platt, seed: int
+) -> dict[str, float]:
     """The share of ordinary held-back items that the threshold stops. Raises `RuntimeError` over the promise."""
     draw = random.Random(seed)
     rows: list[Example] = []
@@ -82,9 +89,8 @@ def ordinary_stopped(
         rows += draw.sample(found, min(ORDINARY_ROWS, len(found)))
     if not rows:
         return {}
-    verdicts = moderator.judge_many([Task(e.item.model_copy(update={"kind": kind}), policy) for e in rows])
-    scores = np.array([verdict.score for verdict in verdicts])
-    stopped = float((1 / (1 + np.exp(-(scale * log_odds(scores) + shift))) >= policy.threshold).mean())
+    odds = log_odds(scores_of(moderator, rows, policy, kind))
+    stopped = float(np.mean([fit(x) >= policy.threshold for x in odds]))
     if stopped > MOST_FALSE_POSITIVES:
         raise RuntimeError(f"{policy.id}/{kind}: {stopped:.3f} of ordinary items are stopped")
     return {"ordinary_stopped": round(stopped, 4), "ordinary_rows": len(rows)}

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
-from tokenizers import Tokenizer as FastTokenizer
 
 from guard.engine.engine import TorchEngine
 from guard.item import Kind
@@ -30,6 +29,7 @@ from training.__main__ import load
 from training.config import Config
 from training.encoder import Encoder
 from training.sources import Example
+from training.tokenizer import fast
 
 # family -> its sources, and the policy that their rows are judged by
 FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -94,9 +94,8 @@ def auprc(harmful: Bools, scores: Floats) -> float:
 def judge_without(config: Config, family: str, train: list[Example], test: list[Example], policy: str) -> Floats:
     """Scores [N] of a judge tuned on `train`."""
     tokenizer = load_tokenizer(config.out)
-    fast = FastTokenizer.from_file(str(config.out / "tokenizer.json"))
     sampler = tune.Sampler(config, train, corpus.preferences(config), tokenizer)
-    tuner = tune.Tuner(sampler, Encoder(), fast)
+    tuner = tune.Tuner(sampler, Encoder(), fast(config))
     judge = load(config, "distil")
     stage = f"without {family}"
     loop.run(

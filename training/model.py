@@ -70,19 +70,37 @@ def layout(prefix: int, lengths: list[int], per_group: int = 16) -> list[Group]:
     return groups
 
 
+@dataclass(frozen=True)
+class Pack:
+    """N ids of a prefix and B rows behind it, the shortest first: ids and positions [N], and where each row begins [B].
+
+    Prefix p and the rows "a b c", "d": p d a b c at the positions 0 1 1 2 3; the rows begin at 2 and 1.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    starts: Tensor
+    groups: list[Group]
+
+    @classmethod
+    def of(cls, prefix: Sequence[int], rows: list[list[int]]) -> Pack:
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        lengths = [len(rows[i]) for i in order]
+        ids = [*prefix, *(token for i in order for token in rows[i])]
+        positions = [*range(len(prefix)), *(len(prefix) + place for length in lengths for place in range(length))]
+        ends = len(prefix) + torch.tensor(lengths).cumsum(0)
+        starts = (ends - torch.tensor(lengths))[torch.tensor(order).argsort()]
+        return cls(torch.tensor(ids), torch.tensor(positions), starts, layout(len(prefix), lengths))
+
+
 def packed(model: MistralForCausalLM, prefix: Sequence[int], rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Final states (N, 384) of one prefix and B rows behind it, and where each row begins in them (B)."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    lengths = [len(rows[i]) for i in order]
-    tokens = [*prefix, *(token for i in order for token in rows[i])]
-    positions = [*range(len(prefix)), *(len(prefix) + place for length in lengths for place in range(length))]
+    pack = Pack.of(prefix, rows)
     hidden = model.model(
-        input_ids=torch.tensor(tokens)[None], position_ids=torch.tensor(positions)[None], use_cache=False,
-        prefix=len(prefix), groups=layout(len(prefix), lengths),
+        input_ids=pack.ids[None], position_ids=pack.positions[None], use_cache=False,
+        prefix=len(prefix), groups=pack.groups,
     ).last_hidden_state[0]  # fmt: skip
-    ends = len(prefix) + torch.tensor(lengths).cumsum(0)
-    starts = (ends - torch.tensor(lengths))[torch.tensor(order).argsort()]
-    return hidden, starts
+    return hidden, pack.starts
 
 
 def shared_prefix_attention(

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -25,7 +24,7 @@ from transformers import MistralForCausalLM
 from transformers.models.mistral.modeling_mistral import apply_rotary_pos_emb
 
 from training.encoder import Encoder
-from training.model import Group, layout, shared_prefix_attention
+from training.model import Group, Pack, shared_prefix_attention
 
 GELU = 1.702  # gelu(z) is close to z sigmoid(1.702 z), so silu(1.702 z) / 1.702 in a gated unit
 RIDGE = 1e-3
@@ -108,16 +107,10 @@ def transplant(judge: MistralForCausalLM, encoder: Encoder, tokenizer: Tokenizer
     recorder = _Recorder(encoder, (rows, theirs))
     encoder(texts)
     kept = recorder.kept
-    order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
-    lengths = [len(encodings[i].ids) for i in order]
-    starts = torch.zeros(len(texts), dtype=torch.long)
-    starts[torch.tensor(order)] = torch.tensor([0, *np.cumsum(lengths)[:-1].tolist()])
-    at = starts[rows] + mine  # of the aligned tokens among the packed ones
-    ids = torch.tensor([token for i in order for token in encodings[i].ids])
-    positions = torch.tensor([place for length in lengths for place in range(length)])[None]
-    groups = layout(0, lengths)
-    cos, sin = core.rotary_emb(torch.zeros(1, 1, 384), positions)
-    stream = core.embed_tokens.weight[ids]
+    pack = Pack.of([], [e.ids for e in encodings])
+    at = pack.starts[rows] + mine  # of the aligned tokens among the packed ones
+    cos, sin = core.rotary_emb(torch.zeros(1, 1, 384), pack.positions[None])
+    stream = core.embed_tokens.weight[pack.ids]
     scale = 1.0
     for number, layer in enumerate(core.layers):
         source = encoder.bert.encoder.layer[number]
@@ -131,7 +124,7 @@ def transplant(judge: MistralForCausalLM, encoder: Encoder, tokenizer: Tokenizer
                 part = layer.self_attn
                 for name in "qkv":
                     getattr(part, f"{name}_proj").weight.copy_(fit(x[at], kept[f"{number} {name}"]))
-                hidden = heads(part, x, cos, sin, groups)
+                hidden = heads(part, x, cos, sin, pack.groups)
                 out = part.o_proj
             else:
                 part = layer.mlp

@@ -22,11 +22,11 @@ from transformers import MistralForCausalLM
 
 from guard.item import Item, Kind
 from guard.policy import Policy, PolicyBook
-from guard.prompt import Prompt, load_template
+from guard.prompt import Content, Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
 from training.config import Config
-from training.distil import word_distance
+from training.distil import LONGEST, word_distance
 from training.encoder import Encoder
 from training.model import packed
 from training.noise import noised
@@ -61,7 +61,6 @@ PREFERENCES = 8  # pairs of answers in a batch of answers
 NOISY = 0.08  # of the rows: misspelled or in disguise
 SMOOTHING = 0.03  # labels that are wrong
 WORDS_WEIGHT = 0.5
-LONGEST = 600  # characters; of a longer text the beginning, of an acceptable one any part
 
 
 @dataclass(frozen=True)
@@ -120,20 +119,20 @@ class Sampler:
                 start = draw.randrange(len(text) - LONGEST) if len(text) > LONGEST and not example.harmful else 0
                 text = noised(draw, text) if noisy else text[start : start + LONGEST]
                 item = example.item.model_copy(update={"kind": judged_as, "text": text})
-                row, place = self._row(prompt, item)
+                row, content = self._row(prompt, item)
                 rows.append(row)
                 answers.append(right)
-                texts.append("" if noisy else prompt.content(item).text)
-                places.append(place)
+                texts.append("" if noisy else content.text)
+                places.append(len(content.before))
         pairs = draw.sample(self._preferred, PREFERENCES) if judged_as is Kind.ANSWER and policy.id != "refusal" else []
         rows += [self._row(prompt, item)[0] for pair in pairs for item in pair]
         return Batch(prompt, rows, answers, texts, places)
 
-    def _row(self, prompt: Prompt, item: Item) -> tuple[list[int], int]:
-        """Content and question, and where the text begins in them."""
+    def _row(self, prompt: Prompt, item: Item) -> tuple[list[int], Content]:
+        """Ids of content and question, and the content that they were made of."""
         content = prompt.content(item)
-        text = prompt.encode(content.text)[: self._config.content_tokens]
-        return [*content.before, *text, *content.after, *prompt.question], len(content.before)
+        text = prompt.encode(content.text)[: self.content_tokens]
+        return [*content.before, *text, *content.after, *prompt.question], content
 
     def _drawn(self, draw: random.Random, kind: Kind) -> list[Example]:
         """A contrast pair, or one row of some source."""
@@ -180,13 +179,10 @@ class Tuner:
         ends = starts + torch.tensor([len(row) for row in batch.rows]) - 1
         labels = torch.tensor([label[0] for label in batch.prompt.labels])  # single tokens; see `tokenizer.py`
         loss = answer_loss((hidden[ends] @ judge.lm_head.weight[labels].T).float(), batch.answers)
-        offsets = [e.offsets[: self._longest] for e in self._fast.encode_batch(batch.texts, add_special_tokens=False)]
+        most = self._sampler.content_tokens
+        offsets = [e.offsets[:most] for e in self._fast.encode_batch(batch.texts, add_special_tokens=False)]
         places = starts[: len(batch.texts)] + torch.tensor(batch.text_at)
         return loss + WORDS_WEIGHT * word_distance(hidden, places, offsets, self._encoder(batch.texts))
-
-    @property
-    def _longest(self) -> int:
-        return self._sampler.content_tokens
 
 
 def answer_loss(logits: Tensor, answers: list[list[int]]) -> Tensor:

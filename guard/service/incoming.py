@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -69,6 +69,12 @@ def read_shape(shape: type[_Shape], data: dict[str, Any], within: str = "") -> _
         first = cause.errors(include_input=False, include_url=False)[0]
         param = ".".join([*filter(None, [within]), *map(str, first["loc"])]) or None
         raise InvalidRequest(f"{param}: {first['msg']}.", param=param) from None
+
+
+def check_count(values: Sequence[Any], limit: int) -> None:
+    """Raises `InvalidRequest` for an `input` that holds more than `limit` texts."""
+    if len(values) > limit:
+        raise InvalidRequest(f"input: a list of {len(values)}.", hint=f"Send at most {limit}.", param="input")
 
 
 def body_schema(shape: type[BaseModel]) -> dict[str, Any]:

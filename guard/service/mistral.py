@@ -15,7 +15,7 @@ from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
 from guard.verdict import Verdict
 
 # Mistral's models and the shipped policy with the categories of each; `latest` is still the older list.
@@ -71,8 +71,7 @@ class ChatModerationRequest(BaseModel):
             raise InvalidRequest("input: not a list with something in it.", param="input")
         if not isinstance(self.input[0], list):
             return [_last_turn(self.input, "input")]
-        if len(self.input) > limit:
-            raise InvalidRequest(f"input: a list of {len(self.input)}.", hint=f"Send at most {limit}.", param="input")
+        check_count(self.input, limit)
         return [_last_turn(conversation, f"input.{i}") for i, conversation in enumerate(self.input)]
 
 

@@ -16,7 +16,7 @@ from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
 from guard.verdict import Verdict
 
 DEFAULT_MODEL = "omni-moderation-latest"
@@ -54,8 +54,7 @@ class ModerationRequest(BaseModel):
             return [Text("input", self.input, self.kind)]
         if not isinstance(self.input, list) or not self.input:
             raise InvalidRequest("input: neither a string nor a list with something in it.", param="input")
-        if len(self.input) > limit:
-            raise InvalidRequest(f"input: a list of {len(self.input)}.", hint=f"Send at most {limit}.", param="input")
+        check_count(self.input, limit)
         if isinstance(self.input[0], str):
             return [Text(f"input.{i}", _text(i, text), self.kind) for i, text in enumerate(self.input)]
         return [Text("input", "\n".join(_part(i, part) for i, part in enumerate(self.input)), self.kind)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from training.model import layout, shared_prefix_attention
+from training.model import Pack, layout, shared_prefix_attention
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -25,3 +25,10 @@ def test_each_row_sees_the_prefix_and_itself(prefix: int, kv_heads: int) -> None
         expected = sdpa(q[:, :, seen], k[:, :, seen], v[:, :, seen], is_causal=True)[0, :, prefix:].transpose(0, 1)
         assert torch.allclose(out[0, start : start + length], expected, atol=1e-5)
         start += length
+
+
+def test_rows_are_packed_the_shortest_first_and_found_again() -> None:
+    pack = Pack.of([9], [[1, 2, 3], [4]])
+    assert pack.ids.tolist() == [9, 4, 1, 2, 3]
+    assert pack.positions.tolist() == [0, 1, 1, 2, 3]
+    assert pack.starts.tolist() == [2, 1]
