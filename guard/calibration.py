@@ -75,9 +75,10 @@ def calibrated(fit: Platt, log_probs: Sequence[float]) -> tuple[float, list[floa
     if top == -math.inf:
         impossible = acceptable == -math.inf
         return float(impossible), [impossible / len(categories)] * len(categories)
-    total = top + math.log(sum(math.exp(c - top) for c in categories))
-    score = fit(total - acceptable)
-    return score, [score * math.exp(c - total) for c in categories]
+    weights = [math.exp(c - top) for c in categories]  # relative to the likeliest, so that they add up at any size
+    mass = sum(weights)
+    score = fit(top + math.log(mass) - acceptable)
+    return score, [score * weight / mass for weight in weights]
 
 
 def sigmoid(x: float) -> float:
