@@ -7,14 +7,13 @@ left in `training/work/` or `models/embedded/`; a stage whose inputs have not ch
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import MistralForCausalLM
 
-from guard.item import Kind
 from guard.tokenizer import load_tokenizer
 from training import calibrate, card, corpus, distil, export, manifest, model, tokenizer, transplant, tune
 from training.config import Config, configured
@@ -27,33 +26,26 @@ def make_corpus(config: Config, _inputs: str) -> None:
 
 
 def make_tokenizer(config: Config, _inputs: str) -> None:
-    texts = corpus.plain_texts(config)
-    some = np.random.default_rng(config.seed).permutation(len(texts))[:200_000]
-    tokenizer.train(config, (texts[i] for i in some))
+    tokenizer.train(config, corpus.shuffled(config)[:TOKENIZER_TEXTS])
 
 
 def make_start(config: Config, _inputs: str) -> None:
     fast = tokenizer.fast(config)
-    texts = np.random.default_rng(config.seed).permutation(np.array(corpus.plain_texts(config), dtype=object))
     judge = model.build(config)
-    some = [text[: distil.LONGEST] for text in texts[: config.transplant_texts] if text.strip()]
+    some = [text[: distil.LONGEST] for text in corpus.shuffled(config)[: config.transplant_texts]]
     transplant.transplant(judge, Encoder(), fast, some)
-    torch.save({"model": judge.state_dict()}, config.work / "transplant.pt")
+    torch.save({"average": dict(judge.named_parameters())}, config.work / "transplant.pt")
 
 
 def make_base(config: Config, inputs: str) -> None:
     fast = tokenizer.fast(config)
-    by_kind: dict[Kind, list[str]] = {kind: [] for kind in Kind}
-    for example in corpus.examples(config, "train"):
-        by_kind[example.item.kind].append(example.item.text)
-    texts = distil.Texts(by_kind, corpus.prose(config))
-    distiller = distil.Distiller(config, texts, load_tokenizer(config.out), fast)
+    distiller = distil.Distiller(config, corpus.texts(config), load_tokenizer(config.tokenizer), fast)
     distil.distil(config, inputs, load(config, "transplant"), distiller)
 
 
 def make_judge(config: Config, inputs: str) -> None:
     rows, preferred = corpus.examples(config, "train"), corpus.preferences(config)
-    sampler = tune.Sampler(config, rows, preferred, load_tokenizer(config.out))
+    sampler = tune.Sampler(config, rows, preferred, load_tokenizer(config.tokenizer))
     fast = tokenizer.fast(config)
     tune.tune(config, inputs, load(config, "distil"), tune.Tuner(sampler, Encoder(), fast))
 
@@ -73,7 +65,8 @@ def make_card(config: Config, _inputs: str) -> None:
 def load(config: Config, stage: str) -> MistralForCausalLM:
     """The model as a stage left it."""
     judge = model.build(config)
-    judge.load_state_dict(torch.load(config.work / f"{stage}.pt", weights_only=True)["model"])
+    weights = torch.load(config.work / f"{stage}.pt", weights_only=True)["average"]
+    judge.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]})  # tied
     return judge
 
 
@@ -83,40 +76,49 @@ def _asked(config: Config) -> list[Path]:
     return [*found, config.root / "training" / "concepts.yaml"]
 
 
-def _corpus(config: Config) -> list[Path]:
-    return [config.work / "corpus.jsonl.gz"]
+def _texts(config: Config) -> list[Path]:
+    return [corpus.files(config)[0]]
+
+
+def _examples(config: Config) -> list[Path]:
+    return [corpus.files(config)[1]]
+
+
+def _tokenizer(config: Config) -> list[Path]:
+    return [config.tokenizer / "tokenizer.json"]
 
 
 def _weights(config: Config) -> list[Path]:
     return [config.out / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
 
 
+TOKENIZER_TEXTS = 200_000
 SHAPE = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "sliding_window")
 STAGES: dict[str, Stage] = {
     "corpus": Stage(
-        make_corpus, lambda c: [*c.data.glob("*.jsonl.gz"), *c.authored.glob("*.jsonl")], _corpus
+        make_corpus, lambda c: [*c.data.glob("*.jsonl.gz"), *c.authored.glob("*.jsonl")], lambda c: [*corpus.files(c)]
     ),
     "tokenizer": Stage(
-        make_tokenizer, lambda c: [*_corpus(c), *_asked(c)], lambda c: [c.out / "tokenizer.json"], ("vocab_size",)
+        make_tokenizer, lambda c: [*_texts(c), *_asked(c)], _tokenizer, ("vocab_size",)
     ),
     "transplant": Stage(
-        make_start, lambda c: [*_corpus(c), c.out / "tokenizer.json"], lambda c: [c.work / "transplant.pt"],
+        make_start, lambda c: [*_texts(c), *_tokenizer(c)], lambda c: [c.work / "transplant.pt"],
         (*SHAPE, "transplant_texts"),
     ),
     "distil": Stage(
-        make_base, lambda c: [*_corpus(c), *_asked(c), c.out / "tokenizer.json", c.work / "transplant.pt"],
+        make_base, lambda c: [*_texts(c), *_asked(c), *_tokenizer(c), c.work / "transplant.pt"],
         lambda c: [c.work / "distil.pt"], ("tune_rows", "distil_steps", "distil_learning_rate"),
     ),
     "tune": Stage(
-        make_judge, lambda c: [*_corpus(c), *_asked(c), c.out / "tokenizer.json", c.work / "distil.pt"],
+        make_judge, lambda c: [*_examples(c), *_asked(c), *_tokenizer(c), c.work / "distil.pt"],
         lambda c: [c.work / "tune.pt"], ("tune_rows", "content_tokens", "tune_steps", "tune_learning_rate"),
     ),
-    "export": Stage(make_checkpoint, lambda c: [c.work / "tune.pt"], lambda c: _weights(c)[:2]),
+    "export": Stage(make_checkpoint, lambda c: [*_tokenizer(c), c.work / "tune.pt"], _weights),
     "calibrate": Stage(
-        make_calibration, lambda c: [*_corpus(c), *_asked(c), *_weights(c)], lambda c: [c.out / "calibration.json"]
+        make_calibration, lambda c: [*_examples(c), *_asked(c), *_weights(c)], lambda c: [c.out / "calibration.json"]
     ),
     "card": Stage(
-        make_card, lambda c: [*_corpus(c), *_asked(c), *_weights(c), c.out / "calibration.json"],
+        make_card, lambda c: [*_examples(c), *_asked(c), *_weights(c), c.out / "calibration.json"],
         lambda c: [c.out.with_suffix(".figures.json")],
     ),
 }  # fmt: skip
@@ -129,6 +131,8 @@ def main(names: list[str]) -> None:
     if torch.cuda.is_available():
         torch.set_default_device("cuda")
     manifest.run(STAGES, names or list(STAGES), config)
+    if not names:
+        shutil.copy(config.manifest, config.out.with_suffix(".manifest.json"))
 
 
 if __name__ == "__main__":

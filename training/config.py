@@ -18,8 +18,9 @@ class Config:
     authored: Path = ROOT / "training" / "authored"
     work: Path = ROOT / "training" / "work"
     out: Path = ROOT / "models" / "embedded"
-    manifest: Path = ROOT / "models" / "embedded.manifest.json"
+    manifest: Path = ROOT / "training" / "work" / "manifest.json"
     root: Path = ROOT
+
     seed: int = 20261121
 
     # shape: Mistral, small
@@ -27,20 +28,25 @@ class Config:
     hidden_size: int = 384
     num_layers: int = 6
     num_heads: int = 12
-    num_kv_heads: int = 12
+    num_kv_heads: int = 6
     intermediate_size: int = 1536
     sliding_window: int = 1024
     max_positions: int = 8192
 
     # budgets
-    transplant_texts: int = 1500
-    distil_steps: int = 800
-    tune_steps: int = 1050
+    transplant_texts: int = 1000
+    distil_steps: int = 1200
+    tune_steps: int = 5000
     tune_rows: int = 64
     content_tokens: int = 144
     distil_learning_rate: float = 5e-4
     tune_learning_rate: float = 4e-4
     checkpoint_minutes: float = 4.0
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's folder; `export` copies it beside the weights, so that `out` never holds half a model."""
+        return self.work / "tokenizer"
 
 
 # What two cores do in some hours, and what a GPU would be given. The latter has not been run.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer as FastTokenizer
@@ -31,18 +30,15 @@ from training.transplant import aligned
 LONGEST = 600  # characters of a text; an unlabelled one is cut anywhere
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Training texts by kind of item, and plain prose, which is read as a comment or a prompt."""
-
-    by_kind: Mapping[Kind, Sequence[str]]
-    prose: Sequence[str]
-
-
 class Distiller:
-    """Draws texts by step and measures how far the judge's states are from the encoder's."""
+    """Draws texts by step and measures how far the judge's states are from the encoder's.
 
-    def __init__(self, config: Config, texts: Texts, tokenizer: Tokenizer, fast: FastTokenizer) -> None:
+    `texts` are those of each kind of item, and under None plain prose, which is read as any kind.
+    """
+
+    def __init__(
+        self, config: Config, texts: Mapping[Kind | None, Sequence[str]], tokenizer: Tokenizer, fast: FastTokenizer
+    ) -> None:
         self._config, self._texts, self._tokenizer, self._fast = config, texts, tokenizer, fast
         self._policies = list(PolicyBook())
         self._encoder = Encoder()
@@ -57,7 +53,7 @@ class Distiller:
         return text_loss(judge, self._encoder, self._fast, prompt, kind, texts)
 
     def _text(self, draw: random.Random, kind: Kind) -> str:
-        text = draw.choice(self._texts.prose if draw.random() < 0.3 else self._texts.by_kind[kind])
+        text = draw.choice(self._texts[None if draw.random() < 0.3 else kind])
         start = draw.randrange(len(text) - LONGEST) if len(text) > LONGEST else 0
         return text[start : start + LONGEST]
 

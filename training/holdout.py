@@ -93,7 +93,7 @@ def auprc(harmful: Bools, scores: Floats) -> float:
 
 def judge_without(config: Config, family: str, train: list[Example], test: list[Example], policy: str) -> Floats:
     """Scores [N] of a judge tuned on `train`."""
-    tokenizer = load_tokenizer(config.out)
+    tokenizer = load_tokenizer(config.tokenizer)
     sampler = tune.Sampler(config, train, corpus.preferences(config), tokenizer)
     tuner = tune.Tuner(sampler, Encoder(), fast(config))
     judge = load(config, "distil")

@@ -15,6 +15,8 @@ from transformers import MistralForCausalLM
 
 from training.config import Config
 
+AVERAGED = 0.995  # of the running average of the weights that a step keeps
+
 
 def optimiser(model: MistralForCausalLM, rate: float) -> torch.optim.AdamW:
     """AdamW, no decay on norms."""
@@ -34,11 +36,13 @@ def run(
     """
     optimizer = optimiser(model, rate)
     file = config.work / f"{stage}.pt"
+    average = {name: value.detach().clone() for name, value in model.named_parameters()}
     first = 0
     state = torch.load(file, weights_only=True) if file.is_file() else {}
     if state.get("inputs") == inputs:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        average = {name: state["average"][name] for name in average}
         first = state["step"]
     model.train()
     began = saved = time.monotonic()
@@ -54,20 +58,34 @@ def run(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        _blend(average, model, min(AVERAGED, (step + 1) / (step + 10)))
         mean = loss.item() if step == first else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 49:
             minutes = (time.monotonic() - began) / 60
             line = {"stage": stage, "step": step + 1, "of": steps, "loss": round(mean, 4), "minutes": round(minutes, 2)}
             print(json.dumps(line), flush=True)
         if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-            save(file, inputs, model, optimizer, step + 1)
+            save(file, inputs, model, average, optimizer, step + 1)
             saved = time.monotonic()
-    save(file, inputs, model, optimizer, steps)
+    save(file, inputs, model, average, optimizer, steps)
 
 
-def save(file: Path, inputs: str, model: MistralForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write a checkpoint beside the old one and put it in its place in one move."""
+@torch.no_grad()
+def _blend(average: dict[str, Tensor], model: MistralForCausalLM, kept: float) -> None:
+    """Move the average a little to the weights."""
+    for name, value in model.named_parameters():
+        average[name].lerp_(value, 1 - kept)
+
+
+def save(
+    file: Path, inputs: str, model: MistralForCausalLM, average: dict[str, Tensor], optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:  # fmt: skip
+    """Write a checkpoint beside the old one and put it in its place in one move. The next stage takes the average."""
     part = file.with_suffix(".part")
-    state = {"inputs": inputs, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "inputs": inputs, "step": step, "average": average, "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }  # fmt: skip
     torch.save(state, part)
     os.replace(part, file)

@@ -21,6 +21,7 @@ from guard.item import Item, Kind
 from guard.policy import Policy
 from training.config import Config
 
+SOURCE_CAP = 6000  # rows: a larger source is drawn no more often than one of this size
 ANY_TOXIC = ("insult", "hate", "threat", "hate_threat", "sexual", "violence", "self_harm")
 ANY_HARM = (*ANY_TOXIC, "illicit", "weapons", "fraud", "privacy", "self_harm_instructions", "minors")
 RISKS = ("medical", "self_harm", "self_harm_intent", "illicit", "violence")

@@ -7,7 +7,7 @@ words joined by `/`, `_` or `-` together for that.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -38,11 +38,11 @@ def _frames() -> str:
 
 def fast(config: Config) -> Tokenizer:
     """The trained tokenizer with its offsets, which the judge's own wrapper does not show."""
-    return Tokenizer.from_file(str(config.out / "tokenizer.json"))
+    return Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
 
 
-def train(config: Config, texts: Iterator[str]) -> Tokenizer:
-    """Train the tokenizer and write the Hugging Face files into `config.out`."""
+def train(config: Config, texts: Iterable[str]) -> Tokenizer:
+    """Train the tokenizer and write the Hugging Face files into `config.tokenizer`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,9 +72,9 @@ def train(config: Config, texts: Iterator[str]) -> Tokenizer:
     split = [label for label in labels() if len(tokenizer.encode(label).ids) != 1]
     if split:
         raise RuntimeError(f"labels that are not one token: {split}")
-    config.out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(config.out / "tokenizer.json"))
-    (config.out / "tokenizer_config.json").write_text(
+    config.tokenizer.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(config.tokenizer / "tokenizer.json"))
+    (config.tokenizer / "tokenizer_config.json").write_text(
         json.dumps(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
@@ -89,5 +89,5 @@ def train(config: Config, texts: Iterator[str]) -> Tokenizer:
         + "\n",
         encoding="utf-8",
     )
-    (config.out / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (config.tokenizer / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return tokenizer

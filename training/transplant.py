@@ -122,8 +122,12 @@ def transplant(judge: MistralForCausalLM, encoder: Encoder, tokenizer: Tokenizer
             x = norm(stream)
             if block == "attention":
                 part = layer.self_attn
-                for name in "qkv":
-                    getattr(part, f"{name}_proj").weight.copy_(fit(x[at], kept[f"{number} {name}"]))
+                q, k, v = (kept[f"{number} {name}"].view(len(at), -1, part.head_dim) for name in "qkv")
+                output = source.attention.output.dense.weight.view(len(stream[0]), -1, part.head_dim).transpose(0, 1)
+                for name, goal in zip(
+                    "qkv", shared_heads(q, k, v, output, core.config.num_key_value_heads), strict=True
+                ):
+                    getattr(part, f"{name}_proj").weight.copy_(fit(x[at], goal.flatten(1)))
                 hidden = heads(part, x, cos, sin, pack.groups)
                 out = part.o_proj
             else:
@@ -139,6 +143,67 @@ def transplant(judge: MistralForCausalLM, encoder: Encoder, tokenizer: Tokenizer
             reached = torch.nn.functional.cosine_similarity(stream[at], goal, dim=1).mean()
             print(f"layer {number} {block}: cosine {reached:.3f}", flush=True)
     core.norm.weight.fill_(0.05)  # so that the tied output layer starts with moderate logits
+
+
+def shared_heads(q: Tensor, k: Tensor, v: Tensor, output: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (N, H, D), keys and values (N, K, D) for K groups of heads, from those of H heads (N, H, D).
+
+    Heads that lose least by it share a key and a value: the D principal directions of theirs together, each key
+    weighted by what the queries make of it and each value by the `output` map (H, 384, D). The queries are turned so
+    that the products with the shared keys come close to those with their own. A key's strongest directions lie where
+    the rotary positions turn slowest, since the encoder's keys know no rotation.
+    """
+    heads, size = q.shape[1:]
+    k, v = k - k.mean(0), v - v.mean(0)  # a constant changes no softmax; that of a value goes into the output map
+    use_k = [_root(q[:, head].T @ q[:, head] / len(q)) for head in range(heads)]
+    seen_k = torch.stack([k[:, head] @ use_k[head] for head in range(heads)], 1)
+    seen_v = torch.stack([v[:, head] @ _root(output[head].T @ output[head]) for head in range(heads)], 1)
+    both = [states.flatten(1).double().T @ states.flatten(1).double() for states in (seen_k, seen_v)]
+    slow_first = torch.arange(size).view(2, -1).flip(1).T.flatten()  # component c goes to slot slow_first[c]
+    queries: list[Tensor] = [q[:, 0]] * heads
+    keys, values = [], []
+    found = _alike(both, size, groups)
+    for members in found:
+        for_keys, for_values = (_principal(square, size, members)[0] for square in both)
+        for_keys = for_keys[:, slow_first.argsort()]
+        keys.append(seen_k[:, members].flatten(1) @ for_keys)
+        values.append(seen_v[:, members].flatten(1) @ for_values)
+        for head, part in zip(members, torch.split(for_keys, size), strict=True):
+            queries[head] = q[:, head] @ torch.linalg.solve(use_k[head], part)
+    in_order = [queries[head] for members in found for head in members]
+    return torch.stack(in_order, 1), torch.stack(keys, 1), torch.stack(values, 1)
+
+
+def _alike(both: list[Tensor], size: int, groups: int) -> list[list[int]]:
+    """Heads in groups of equal size, each head with those beside which it keeps most of its variance."""
+    left: list[int] = list(range(len(both[0]) // size))
+    members_each = len(left) // groups
+    found = []
+    while left:
+        members = [left.pop(0)]
+        while len(members) < members_each:
+            kept = [sum(_principal(square, size, [*members, other])[1] for square in both) for other in left]
+            members.append(left.pop(max(range(len(left)), key=kept.__getitem__)))
+        found.append(members)
+    return found
+
+
+def _principal(square: Tensor, size: int, members: list[int]) -> tuple[Tensor, float]:
+    """The D principal directions (heads D, D) of some heads' states side by side, and the share of variance kept.
+
+    `square` (H D, H D) holds the products of all heads' states.
+    """
+    at = torch.cat([torch.arange(size) + head * size for head in members])
+    spread, vectors = torch.linalg.eigh(square[at][:, at])
+    return vectors.flip(1)[:, :size].float(), float(spread[-size:].sum() / spread.sum())
+
+
+def _root(square: Tensor) -> Tensor:
+    """The symmetric square root of a positive matrix, kept away from zero."""
+    values, vectors = torch.linalg.eigh(square.double())
+    values = values.clamp(min=1e-4 * float(values.max()))
+    root: Tensor = (vectors @ torch.diag(values.sqrt()) @ vectors.T).float()
+    return root
 
 
 def heads(part: Any, x: Tensor, cos: Tensor, sin: Tensor, groups: list[Group]) -> Tensor:

@@ -30,7 +30,7 @@ from training.distil import LONGEST, word_distance
 from training.encoder import Encoder
 from training.model import packed
 from training.noise import noised
-from training.sources import Example, admissible
+from training.sources import SOURCE_CAP, Example, admissible
 
 # How often an item of one kind is judged as which kind: an endpoint for prompts gets comments too, and the reverse.
 JUDGED_AS = {
@@ -48,19 +48,19 @@ POLICY_SHARE = {
     "refusal": 1.5,
 }
 T = TypeVar("T")
-SOURCE_CAP = 6000  # rows: a larger source is drawn no more often than one of this size
 # Sources that know one class alone teach their own style as that class; templates teach little; the many that know hate
 # alone would drown the other names.
 SOURCE_FACTOR = {
     "civil_toxic_annot": 0.5, "civil_toxic_spans": 0.5, "wiki_context_toxicity": 0.5, "bbq_identity_benign": 0.5,
     "medquad_questions": 0.5, "dstc8_user_turns": 0.5, "bias_madlibs": 0.3,
 }  # fmt: skip
-AUTHORED_FACTOR, HATE_ALONE_FACTOR = 3.0, 0.6
+AUTHORED_FACTOR, HATE_ALONE_FACTOR = 3.0, 0.8
 PAIR_SHARE = 0.3  # of the rows
 PREFERENCES = 8  # pairs of answers in a batch of answers
 NOISY = 0.08  # of the rows: misspelled or in disguise
 SMOOTHING = 0.03  # labels that are wrong
-WORDS_WEIGHT = 0.5
+WORDS_EVERY = 3  # steps: the encoder takes a fourth of the time of a step that has its part
+LONG_SHARE, LONG = 0.1, 3  # of the batches, in which texts are so many times as long and rows as few
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Batch:
     answers: list[list[int]]
     texts: list[str]
     text_at: list[int]
+    text_tokens: int  # the most that a row holds of its text
 
 
 class Sampler:
@@ -83,7 +84,6 @@ class Sampler:
         self, config: Config, examples: Sequence[Example], preferred: Sequence[tuple[Item, Item]], tokenizer: Tokenizer
     ) -> None:
         self._config, self._preferred, self._tokenizer = config, preferred, tokenizer
-        self.content_tokens = config.content_tokens
         pairs: dict[str, list[Example]] = defaultdict(list)
         for example in examples:
             if example.pair:
@@ -106,32 +106,36 @@ class Sampler:
         judged_as = _pick(draw, JUDGED_AS[kind])
         policy, narrowed = self._policy(draw, judged_as)
         prompt = Prompt(self._templates[judged_as], policy, self._tokenizer)
+        stretch = LONG if draw.random() < LONG_SHARE else 1
+        longest, text_tokens = LONGEST * stretch, self._config.content_tokens * stretch
         rows: list[list[int]] = []
         answers: list[list[int]] = []
         texts: list[str] = []
         places: list[int] = []
-        while len(rows) < self._config.tune_rows:
+        while len(rows) < self._config.tune_rows // (1 if stretch == 1 else 4):
             for example in self._drawn(draw, kind):
                 right = admissible(example, policy, narrowed)
                 if right is None or len(right) > len(policy.categories):
                     continue
+                if stretch > 1 and len(example.item.text) < LONGEST:
+                    continue
                 text, noisy = example.item.text, draw.random() < NOISY
-                start = draw.randrange(len(text) - LONGEST) if len(text) > LONGEST and not example.harmful else 0
-                text = noised(draw, text) if noisy else text[start : start + LONGEST]
+                start = draw.randrange(len(text) - longest) if len(text) > longest and not example.harmful else 0
+                text = noised(draw, text) if noisy else text[start : start + longest]
                 item = example.item.model_copy(update={"kind": judged_as, "text": text})
-                row, content = self._row(prompt, item)
+                row, content = self._row(prompt, item, text_tokens)
                 rows.append(row)
                 answers.append(right)
                 texts.append("" if noisy else content.text)
                 places.append(len(content.before))
         pairs = draw.sample(self._preferred, PREFERENCES) if judged_as is Kind.ANSWER and policy.id != "refusal" else []
-        rows += [self._row(prompt, item)[0] for pair in pairs for item in pair]
-        return Batch(prompt, rows, answers, texts, places)
+        rows += [self._row(prompt, item, text_tokens)[0] for pair in pairs for item in pair]
+        return Batch(prompt, rows, answers, texts, places, text_tokens)
 
-    def _row(self, prompt: Prompt, item: Item) -> tuple[list[int], Content]:
+    def _row(self, prompt: Prompt, item: Item, text_tokens: int) -> tuple[list[int], Content]:
         """Ids of content and question, and the content that they were made of."""
         content = prompt.content(item)
-        text = prompt.encode(content.text)[: self.content_tokens]
+        text = prompt.encode(content.text)[:text_tokens]
         return [*content.before, *text, *content.after, *prompt.question], content
 
     def _drawn(self, draw: random.Random, kind: Kind) -> list[Example]:
@@ -179,10 +183,12 @@ class Tuner:
         ends = starts + torch.tensor([len(row) for row in batch.rows]) - 1
         labels = torch.tensor([label[0] for label in batch.prompt.labels])  # single tokens; see `tokenizer.py`
         loss = answer_loss((hidden[ends] @ judge.lm_head.weight[labels].T).float(), batch.answers)
-        most = self._sampler.content_tokens
-        offsets = [e.offsets[:most] for e in self._fast.encode_batch(batch.texts, add_special_tokens=False)]
+        if step % WORDS_EVERY:
+            return loss
+        encodings = self._fast.encode_batch(batch.texts, add_special_tokens=False)
+        offsets = [encoding.offsets[: batch.text_tokens] for encoding in encodings]
         places = starts[: len(batch.texts)] + torch.tensor(batch.text_at)
-        return loss + WORDS_WEIGHT * word_distance(hidden, places, offsets, self._encoder(batch.texts))
+        return loss + word_distance(hidden, places, offsets, self._encoder(batch.texts))
 
 
 def answer_loss(logits: Tensor, answers: list[list[int]]) -> Tensor:

@@ -32,8 +32,9 @@ def trained(config: Config, inputs: str = "a", killed_at: int | None = None) -> 
         return (model(x).float() - x).pow(2).mean()
 
     with suppress(Killed):
-        loop.run(config, "tiny", inputs, model, 1e-2, 8, loss)  # type: ignore[arg-type]
-    return model.weight.detach().clone(), seen
+        loop.run(config, "tiny", inputs, model, 1e-2, 8, loss)
+    average: Tensor = torch.load(config.work / "tiny.pt", weights_only=True)["average"]["weight"]
+    return average, seen
 
 
 @pytest.fixture
@@ -48,6 +49,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(config: Config, tmp_path: Path
     weights, rest = trained(config)
     assert first == [0, 1, 2, 3, 4] and rest == [5, 6, 7]
     assert torch.equal(weights, undisturbed)
+
+
+def test_what_is_handed_on_is_the_average_of_the_last_weights(config: Config) -> None:
+    average, _ = trained(config)
+    last = torch.load(config.work / "tiny.pt", weights_only=True)["model"]["weight"]
+    torch.manual_seed(0)
+    first = Linear(4, 4).weight
+    assert 0 < (average - last).norm() < (first - last).norm()
 
 
 def test_a_checkpoint_of_other_inputs_is_not_taken_up(config: Config) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 import torch
 
 from guard.item import Item, Kind
 from guard.policy import PolicyBook
+from guard.resources import shipped
+from guard.tokenizer import load_tokenizer
+from training.config import Config
 from training.sources import Example, admissible, coverage
-from training.tune import SMOOTHING, answer_loss
+from training.tune import LONG, SMOOTHING, Batch, Sampler, answer_loss
 
 POLICIES = {policy.id: policy for policy in PolicyBook()}
 
@@ -45,3 +51,36 @@ def test_the_worse_answer_should_score_higher() -> None:
     right = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]).log()
     wrong = right[[0, 2, 1]]
     assert answer_loss(right, [[0]]) < answer_loss(wrong, [[0]])
+
+
+def sampler(content_tokens: int = 144) -> Sampler:
+    """Draws from two sources of comments, one of them in contrast pairs."""
+    words = "some people wrote a rather long comment about the weather in spring "
+    rows = [
+        Example(Item(text=f"{words * (1 + 29 * long)} {number}", kind=Kind.COMMENT), source, "train", harmful,
+                ("insult",) if harmful else (), pair=f"p {long}{number}" if source == "authored_x" else "")
+        for source in ("authored_x", "public") for harmful in (True, False) for long in (0, 1) for number in range(3)
+    ]  # fmt: skip
+    config = replace(Config(), content_tokens=content_tokens)
+    return Sampler(config, rows, [], load_tokenizer(shipped("models") / "embedded"))
+
+
+def comments(draws: Sampler) -> list[Batch]:
+    """Some batches of comments; the other kinds have no rows here."""
+    found = []
+    for step in range(200):
+        with suppress(LookupError):
+            found.append(draws.batch(step))
+    return found
+
+
+def test_a_batch_depends_on_the_step_alone() -> None:
+    first, second = comments(sampler()), comments(sampler())
+    assert [batch.rows for batch in first] == [batch.rows for batch in second]
+    assert first[0].rows != first[1].rows
+
+
+def test_some_batches_are_of_fewer_and_longer_texts() -> None:
+    longer = [batch for batch in comments(sampler(content_tokens=40)) if batch.text_tokens == 40 * LONG]
+    assert longer and all(16 <= len(batch.rows) <= 17 for batch in longer)
+    assert max(len(row) for batch in longer for row in batch.rows) > 40 * LONG
