@@ -149,9 +149,9 @@ def timed(owner: Any, names: Sequence[str], into: dict[str, float], part: str) -
 def parts(work: Work, engine: TorchEngine) -> dict[str, float]:
     """Share of the time in linear layers, attention, norms and everything else."""
     spent = dict.fromkeys(("linear layers", "attention", "norms"), 0.0)
-    kernels = engine._model.kernels
+    (kernels,) = engine._model.kernels.values()
     with (
-        timed(Linear, ("__call__", "silu", "times", "plus"), spent, "linear layers"),
+        timed(Linear, ("__call__", "activated", "times", "plus"), spent, "linear layers"),
         timed(kernels, ("attend",), spent, "attention"),
         timed(kernels, ("norm",), spent, "norms"),
     ):
@@ -235,7 +235,7 @@ def main() -> None:
         precision={name: peer.about and peer.about["precision"] for name, peer in alive.items()},
         versions={name: peer.about and peer.about["version"] for name, peer in alive.items()},
         settings={name: peer.about and peer.about["settings"] for name, peer in alive.items()},
-        kernels=engine._model.kernels.name,
+        kernels=next(iter(engine._model.kernels.values())).name,
     )
 
 

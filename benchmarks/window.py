@@ -24,7 +24,7 @@ LENGTH, WINDOW, LEAST_SPEEDUP = 16384, 4096, 1.8
 def main() -> None:
     prepare(FOLDER)
     model = TorchEngine.load(FOLDER / "checkpoint", dtype="bfloat16")._model
-    kernels, whole = model.kernels, model.geometry
+    (kernels,), (whole,) = model.kernels.values(), model.geometries.values()
     geometries = {"full": whole, "window": dataclasses.replace(whole, window=WINDOW)}
     torch.manual_seed(0)
     k, v = (torch.randn(LENGTH, whole.num_kv_heads * whole.head_size).bfloat16() for _ in range(2))

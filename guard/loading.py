@@ -42,7 +42,7 @@ def folder_of(model: str) -> Path:
     """Where a model's files lie; the fake engine borrows the embedded model's. Raises `ModelUnavailable`."""
     if model in ("embedded", "fake"):
         return shipped("models") / "embedded"
-    from guard.engine.model import model_folder
+    from guard.engine.checkpoint import model_folder
 
     return model_folder(model)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from guard.engine.model import fingerprint
+from guard.engine.checkpoint import fingerprint
 from guard.resources import shipped
 from training import report
 from training.config import Config

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers"}
-TORCH_FILES = {"model.py", "engine.py", "attention.py", "cache.py", "linear.py", "native.py"}
+TORCH_FILES = {"checkpoint.py", "layers.py", "model.py", "engine.py", "attention.py", "cache.py", "linear.py", "native.py"}
 WEB = {"fastapi", "starlette", "uvicorn"}
 PLAIN = {  # what these may import of ours
     "guard/errors.py": set(),

@@ -15,18 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from guard.engine.layers import Norm
 from guard.engine.tree import Piece, Plan, groups, pieces
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """H query heads over K key-value heads of D numbers, W keys including self (None: all), the softmax's scale."""
+    """H query heads over K key-value heads of D numbers, W keys including self (None: all), the softmax's scale.
+
+    `soft_cap`: c tanh(score / c) stands in place of a score (Gemma 2; Gemma team 2024, arXiv 2408.00118, section 2).
+    """
 
     num_heads: int
     num_kv_heads: int
     head_size: int
     window: int | None
     scale: float
+    soft_cap: float | None = None
 
 
 class Kept(NamedTuple):
@@ -37,10 +42,14 @@ class Kept(NamedTuple):
 
 
 class Rotary:
-    """Cosines and sines of rotary positions, (positions, D / 2) in float32; the tables grow as they are needed."""
+    """Cosines and sines of rotary positions, (positions, F) in float32; the tables grow as they are needed.
+
+    F is D / 2, or less where only the first 2 F numbers of a head are rotated (Phi-3).
+    """
 
     def __init__(self, frequencies: Tensor, factor: float = 1.0) -> None:
         self._frequencies, self._factor = frequencies.float(), factor
+        self.size = 2 * len(frequencies)
         self._tables = (torch.empty(0), torch.empty(0))
 
     def tables(self, length: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +59,12 @@ class Rotary:
             angles = positions[:, None].float() * self._frequencies
             self._tables = (angles.cos() * self._factor, angles.sin() * self._factor)
         return self._tables
+
+
+def rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    """RMS norm of (N, d), computed in float32."""
+    wide = x.float()
+    return (wide * (wide.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() * norm.weight.float()).to(x.dtype)
 
 
 class Layout(Protocol):
@@ -69,8 +84,8 @@ class Kernels(Protocol[L]):
 
     name: str
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) of (N, d), computed in float32."""
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """RMS norm of (N, d), computed in float32."""
         ...
 
     def layout(self, made: Plan, prefix_length: int) -> L: ...
@@ -115,9 +130,8 @@ class TorchKernels:
     def __init__(self, geometry: Geometry, rotary: Rotary, device: torch.device) -> None:
         self._geometry, self._rotary, self._device = geometry, rotary, device
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        return (wide * (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight.float()).to(x.dtype)
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return rms_norm(x, norm)
 
     def layout(self, made: Plan, prefix_length: int) -> _TorchLayout:
         window = self._geometry.window
@@ -144,15 +158,22 @@ class TorchKernels:
         # torch's CPU kernel splits long rows differently in other company; float32 keeps that below bfloat16's rounding
         wide = torch.float32 if q.device.type == "cpu" else q.dtype
         for group in layout.groups[read_only]:
-            found = scaled_dot_product_attention(
+            found = self._attention(
                 q[group.rows].transpose(1, 2).to(wide),
                 _heads(k[group.keys], past and past.keys, share).to(wide),
                 _heads(v[group.keys], past and past.values, share).to(wide),
-                attn_mask=group.seen[:, None],
-                scale=self._geometry.scale,
+                group.seen[:, None],
             )
             out[group.rows[group.held]] = found.transpose(1, 2)[group.held].to(q.dtype)
         return out.flatten(1)
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        """(R, H, T, D) over (R, H, S, D), where `seen` (R, 1, T, S)."""
+        scale, cap = self._geometry.scale, self._geometry.soft_cap
+        if cap is None:
+            return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        scores = cap * ((q @ k.transpose(2, 3)).float() * (scale / cap)).tanh()
+        return scores.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype) @ v
 
     def keep(self, k: Tensor, v: Tensor) -> Kept:
         keys = self._rotated(k, torch.arange(len(k), device=k.device), len(k))
@@ -162,8 +183,10 @@ class TorchKernels:
     def _rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
         """RoPE (Su et al. 2021, arXiv 2104.09864) by halves: (N, heads D) -> (N, heads, D). Positions < `length`."""
         cos, sin = (table[positions][:, None] for table in self._rotary.tables(length))
-        first, second = x.view(len(x), -1, self._geometry.head_size).float().chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+        x = x.view(len(x), -1, self._geometry.head_size)
+        first, second = x[..., : self._rotary.size].float().chunk(2, dim=-1)
+        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+        return turned if self._rotary.size == x.shape[-1] else torch.cat([turned, x[..., self._rotary.size :]], dim=-1)
 
 
 def _heads(own: Tensor, past: Tensor | None, share: int) -> Tensor:

@@ -6,45 +6,53 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import gelu, linear, silu
 
 _POINTWISE = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer with a fused tail
+# activation -> oneDNN's name, its variant, and the same in torch
+_ACTIVATIONS: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
+    "silu": ("swish", "", silu),
+    "gelu_pytorch_tanh": ("gelu", "tanh", lambda x: gelu(x, approximate="tanh")),
+}
 
 
 class Linear:
-    """x (N, in) -> (N, out), without a bias.
+    """x (N, in) -> (N, out).
 
     On the CPU the weight is kept in oneDNN's own order, which spares a copy of it per call and lets what follows the
-    product (`silu`, `times`, `plus`) happen before it is rounded and written. A row's result does not depend on N.
+    product (`activated`, `times`, `plus`) happen before it is rounded and written. A row's result does not depend on N.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._packed = _packs(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None) if self._packed else weight
+        self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x W^T."""
+        """x W^T + b."""
         if not self._packed:
-            return linear(x, self._weight)
-        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, None, "none", [], ""))
+            return linear(x, self._weight, self._bias)
+        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, "none", [], ""))
 
-    def silu(self, x: Tensor) -> Tensor:
-        """silu(x W^T)."""
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """activation(x W^T + b)."""
+        name, variant, function = _ACTIVATIONS[activation]
         if not self._packed:
-            return silu(self(x))
-        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, None, "swish", [], ""))
+            return function(self(x))
+        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, name, [], variant))
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """x W^T * other."""
-        if not self._packed:
-            return self(x) * other
-        return self._fused(x, lambda rows, others: _POINTWISE.binary(rows, others, self._weight, None, "mul"), other)
+        """(x W^T + b) * other."""
+        return self._with(x, other, "mul") if self._packed else self(x) * other
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """x W^T + other."""
-        if not self._packed:
-            return self(x) + other
-        return self._fused(x, lambda rows, others: _POINTWISE.binary(rows, others, self._weight, None, "add"), other)
+        """x W^T + b + other."""
+        return self._with(x, other, "add") if self._packed else self(x) + other
+
+    def _with(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
+        return self._fused(
+            x, lambda rows, others: _POINTWISE.binary(rows, others, self._weight, self._bias, operation), other
+        )
 
     def _fused(self, x: Tensor, product: Callable[..., Tensor], *others: Tensor) -> Tensor:
         """A single row goes as two: oneDNN adds up a matrix-vector product in another order."""

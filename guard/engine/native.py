@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guard.engine.attention import Geometry, Kept, Rotary
+from guard.engine.attention import Geometry, Kept, Rotary, rms_norm
+from guard.engine.layers import Norm
 from guard.engine.tree import Plan
 
 _log = logging.getLogger(__name__)
@@ -68,14 +69,19 @@ class NativeKernels:
         size, group = geometry.head_size, geometry.num_heads // geometry.num_kv_heads
         if size % 2 or size > _LARGEST_HEAD or group > _LARGEST_GROUP:
             raise BuildFailed(f"heads of {size} numbers in groups of {group} are not supported")
+        if geometry.soft_cap is not None or rotary.size != size:
+            raise BuildFailed("soft-capped scores and heads that are rotated in part are not supported")
         self._library = library()
         self._geometry, self._rotary = geometry, rotary
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        if norm.weight.dtype is not x.dtype:  # Gemma's gains are float32 in any case
+            return rms_norm(x, norm)
         x = x.contiguous()
         out = torch.empty_like(x)
+        rows, size = x.shape
         self._library.guard_norm(
-            _is_bf16(x), torch.get_num_threads(), _at(x), _at(weight), epsilon, x.shape[0], x.shape[1], _at(out)
+            _is_bf16(x), torch.get_num_threads(), _at(x), _at(norm.weight), norm.epsilon, rows, size, _at(out)
         )
         return out
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guard.engine.attention import Geometry, Kernels, Rotary, TorchKernels
+from guard.engine.layers import Norm
 from guard.engine.native import NativeKernels
 from guard.engine.request import Request
 from guard.engine.tree import Plan, plan
@@ -152,7 +153,7 @@ def test_the_norm(name, size, dtype):
     x, weight = torch.randn(7, size).to(dtype), torch.randn(size).to(dtype)
     wide = x.double()
     expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
-    found = make(name, Geometry(2, 1, 8, None, 0.5), Rotary(frequencies(8))).norm(x, weight, 1e-5)
+    found = make(name, Geometry(2, 1, 8, None, 0.5), Rotary(frequencies(8))).norm(x, Norm(weight, 1e-5))
     assert torch.allclose(found.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 

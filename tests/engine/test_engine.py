@@ -15,7 +15,7 @@ from guard.engine.engine import TorchEngine
 from guard.engine.model import TreeModel
 from guard.engine.native import BuildFailed, library
 from guard.engine.request import Request
-from guard.errors import EngineError, ModelUnavailable
+from guard.errors import EngineError
 from tests.oracles import full_matrix_logits, oracle_score, tiny_mistral
 
 WINDOW = 12
@@ -97,8 +97,8 @@ def test_a_window_off_by_one_would_be_seen(engine, reference, monkeypatch):
     """The comparison above is only worth something if a wrong window fails it."""
     draw = random.Random(11)
     request = Request((ids(draw, WINDOW), ids(draw, WINDOW), ids(draw, 3)), LABELS, 2)
-    wrong = dataclasses.replace(engine._model.geometry, window=WINDOW + 1)
-    monkeypatch.setattr(engine._model.kernels, "_geometry", wrong)
+    (kernels,) = engine._model.kernels.values()
+    monkeypatch.setattr(kernels, "_geometry", dataclasses.replace(kernels._geometry, window=WINDOW + 1))
     (found,) = engine.score([request])
     assert not close(found, oracle_score(reference, request), 1e-2)
 
@@ -266,81 +266,3 @@ def test_a_changed_policy_never_meets_the_old_keys(engine, reference):
     second = Request(((5, 6, 12), (8,), (9,)), ((10,), (11,)), 2)
     engine.score([first])
     assert close(engine.score([second])[0], oracle_score(reference, second))
-
-
-class TestLoading:
-    def test_a_folder_without_a_model(self, tmp_path):
-        with pytest.raises(ModelUnavailable, match="config.json"):
-            TorchEngine.load(tmp_path)
-
-    def test_another_architecture_is_refused_by_name(self, tmp_path):
-        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-        with pytest.raises(ModelUnavailable, match="gpt2"):
-            TorchEngine.load(tmp_path)
-
-    def test_broken_weights(self, tmp_path):
-        tiny_mistral(tmp_path, window=None)
-        (tmp_path / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
-        with pytest.raises(ModelUnavailable, match="weights"):
-            TorchEngine.load(tmp_path)
-
-    def test_weights_that_are_missing_are_not_made_up(self, tmp_path):
-        from safetensors.torch import load_file, save_file
-
-        tiny_mistral(tmp_path, window=None)
-        kept = load_file(tmp_path / "model.safetensors")
-        del kept["model.layers.1.mlp.up_proj.weight"]
-        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(ModelUnavailable, match="up_proj"):
-            TorchEngine.load(tmp_path)
-
-    def test_a_name_that_is_no_folder_and_cannot_be_fetched(self, monkeypatch):
-        import huggingface_hub
-
-        from guard.engine.model import model_folder
-
-        def refused(*args, **kwargs):
-            raise OSError("no network")
-
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
-        with pytest.raises(ModelUnavailable, match="some/model"):
-            model_folder("some/model")
-
-    def test_a_hub_name_is_fetched_and_loaded(self, tmp_path, monkeypatch):
-        import huggingface_hub
-
-        from guard.engine.model import model_folder
-
-        tiny_mistral(tmp_path, window=4)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path))
-        engine = TorchEngine.load(model_folder("some/model"))
-        assert engine.max_tokens == 4
-        assert isinstance(engine.score([Request(((5,), (6,)), ((9,),), 2)])[0], tuple)
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [("hidden_act", "gelu"), ("rope_parameters", {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})],
-    )
-    def test_what_would_be_computed_wrongly_is_refused_by_name(self, tmp_path, name, value):
-        tiny_mistral(tmp_path, window=None, **{name: value})
-        with pytest.raises(ModelUnavailable, match=str(value["rope_type"] if isinstance(value, dict) else value)):
-            TorchEngine.load(tmp_path)
-
-    def test_native_kernels_that_cannot_be_had(self, tmp_path, monkeypatch):
-        """`auto` goes on with the portable ones; `native` says what is the matter."""
-        from guard.engine import native
-
-        def broken():
-            raise BuildFailed("no compiler, say")
-
-        tiny_mistral(tmp_path, window=None)
-        monkeypatch.setattr(native, "library", broken)
-        assert TorchEngine.load(tmp_path)._model.kernels.name == "torch"
-        with pytest.raises(ModelUnavailable, match="no compiler, say"):
-            TorchEngine.load(tmp_path, kernels="native")
-
-    def test_the_model_id_changes_with_the_weights(self, tmp_path):
-        for seed in (1, 2):
-            tiny_mistral(tmp_path / str(seed) / "m", window=None, seed=seed)
-        one, two = (TorchEngine.load(tmp_path / str(seed) / "m").model_id for seed in (1, 2))
-        assert one.startswith("m@") and two.startswith("m@") and one != two

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, silu
 
 from guard.engine import linear
 from guard.engine.linear import Linear
@@ -19,15 +19,18 @@ def packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2, 33])
-def test_products_and_their_tails(packed, dtype, rows):
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_and_their_tails(packed, dtype, rows, biased):
     torch.manual_seed(0)
     weight, x, other = (torch.randn(*shape).to(dtype) for shape in ((24, 40), (rows, 40), (rows, 24)))
-    plain = x.double() @ weight.double().T
-    layer = Linear(weight)
+    bias = torch.randn(24).to(dtype) if biased else None
+    plain = x.double() @ weight.double().T + (bias.double() if bias is not None else 0)
+    layer = Linear(weight, bias)
     tolerance = 1e-4 if dtype is torch.float32 else 0.1
     for found, expected in (
         (layer(x), plain),
-        (layer.silu(x), silu(plain)),
+        (layer.activated(x, "silu"), silu(plain)),
+        (layer.activated(x, "gelu_pytorch_tanh"), gelu(plain, approximate="tanh")),
         (layer.times(x, other), plain * other.double()),
         (layer.plus(x, other), plain + other.double()),
     ):

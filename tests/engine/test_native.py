@@ -13,6 +13,7 @@ import torch
 
 from guard.engine import native
 from guard.engine.attention import Geometry, Rotary
+from guard.engine.layers import Norm
 from guard.engine.native import BuildFailed, NativeKernels, library
 
 ROTARY = Rotary(torch.ones(4))
@@ -135,7 +136,7 @@ def test_numbers_of_another_type_are_refused():
         return
     kernels = NativeKernels(Geometry(1, 1, 8, None, 1.0), ROTARY)
     with pytest.raises(TypeError, match="float64"):
-        kernels.norm(torch.ones(2, 8, dtype=torch.float64), torch.ones(8), 1e-5)
+        kernels.norm(torch.ones(2, 8, dtype=torch.float64), Norm(torch.ones(8, dtype=torch.float64), 1e-5))
 
 
 def test_the_kernels_run_on_torchs_own_threads():

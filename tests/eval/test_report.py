@@ -88,7 +88,7 @@ def test_the_readme_quotes_the_committed_report():
 
 def test_the_committed_report_is_of_the_model_and_the_sets_that_are_here():
     from eval.sets import own_set
-    from guard.engine.model import fingerprint
+    from guard.engine.checkpoint import fingerprint
     from guard.resources import shipped
 
     model = f"embedded@{fingerprint(shipped('models') / 'embedded')}"

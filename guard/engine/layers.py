@@ -1,0 +1,160 @@
+"""What a decoder layer is made of, taken out of Hugging Face's modules and laid out for packed tokens.
+
+The families differ in a handful of parts: a norm behind a block as well as before it (Gemma), norms of queries and keys
+(Qwen3, Gemma 3), biases (Qwen2), one matrix for several (Phi-3), experts (Mixtral). A part that a family does not have
+is None here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from guard.engine.linear import Linear
+
+
+class Norm(NamedTuple):
+    """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467): the gains (d,) and the epsilon."""
+
+    weight: Tensor
+    epsilon: float
+
+
+class Mlp(Protocol):
+    """What stands behind attention in a layer."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, d) -> (N, d)."""
+        ...
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The same, added to `other` (N, d)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """down(act(gate x) * up x)."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    activation: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.up.times(x, self.gate.activated(x, self.activation)))
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.down.plus(self.up.times(x, self.gate.activated(x, self.activation)), other)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Mixtral's sparse block: each token goes through k experts (Jiang et al. 2024, arXiv 2401.04088, section 2.1)."""
+
+    router: Linear
+    experts: list[Dense]
+    chosen: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values, indices = self.router(x).float().softmax(-1).topk(self.chosen, dim=-1)
+        weights = values / values.sum(-1, keepdim=True)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):  # in order, so that a row's sum does not depend on the others
+            rows, place = (indices == number).nonzero(as_tuple=True)
+            if len(rows):
+                out.index_add_(0, rows, (expert(x[rows]) * weights[rows, place, None]).to(x.dtype))
+        return out
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return other + self(x)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer. The last one has q and kv apart, because it owes the output of a few rows only."""
+
+    attention_norm: Norm
+    inputs: tuple[Linear, ...]  # (qkv,), or (q, kv) of the last layer
+    query_norm: Norm | None  # of each head
+    key_norm: Norm | None
+    out: Linear
+    after_attention: Norm | None
+    mlp_norm: Norm
+    mlp: Mlp
+    after_mlp: Norm | None
+
+    @classmethod
+    def of(cls, module: Any, config: Any, last: bool) -> Layer:
+        """The layer in a Hugging Face decoder layer."""
+        attention = module.self_attn
+        sandwich = hasattr(module, "pre_feedforward_layernorm")  # Gemma: norms behind the blocks too
+        return cls(
+            attention_norm=norm_of(module.input_layernorm),
+            inputs=_inputs(attention, config, last),
+            query_norm=norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None,
+            key_norm=norm_of(attention.k_norm) if hasattr(attention, "k_norm") else None,
+            out=_linear(attention.o_proj),
+            after_attention=norm_of(module.post_attention_layernorm) if sandwich else None,
+            mlp_norm=norm_of(module.pre_feedforward_layernorm if sandwich else module.post_attention_layernorm),
+            mlp=_mlp(module.mlp, config),
+            after_mlp=norm_of(module.post_feedforward_layernorm) if sandwich else None,
+        )
+
+
+def norm_of(module: Any) -> Norm:
+    """A norm's gains; Gemma's are kept as their distance from one, and applied in float32."""
+    weight = module.weight.detach()
+    if type(module).__name__.startswith("Gemma"):
+        return Norm(1.0 + weight.float(), module.eps)
+    return Norm(weight, module.variance_epsilon)
+
+
+def _inputs(attention: Any, config: Any, last: bool) -> tuple[Linear, ...]:
+    if hasattr(attention, "qkv_proj"):  # Phi-3
+        weight = attention.qkv_proj.weight.detach()
+        keys = config.num_key_value_heads * attention.head_dim
+        q, k, v = torch.split(weight, [len(weight) - 2 * keys, keys, keys])
+        parts: list[tuple[Tensor, Tensor | None]] = [(q, None), (k, None), (v, None)]
+    else:
+        modules = (attention.q_proj, attention.k_proj, attention.v_proj)
+        parts = [(module.weight.detach(), _bias(module)) for module in modules]
+    return (_joined(parts[:1]), _joined(parts[1:])) if last else (_joined(parts),)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Linear:
+    """One linear layer whose outputs are those of several, side by side."""
+    biases = [bias for _, bias in parts if bias is not None]
+    return Linear(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
+
+
+def _mlp(module: Any, config: Any) -> Mlp:
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    if hasattr(module, "experts"):
+        experts = module.experts
+        pairs = zip(experts.gate_up_proj.detach(), experts.down_proj.detach(), strict=True)
+        return Experts(
+            Linear(module.gate.weight.detach()),
+            [_dense(gate_up, Linear(down), activation) for gate_up, down in pairs],
+            config.num_experts_per_tok,
+        )
+    if hasattr(module, "gate_up_proj"):  # Phi-3
+        return _dense(module.gate_up_proj.weight.detach(), _linear(module.down_proj), activation)
+    return Dense(_linear(module.gate_proj), _linear(module.up_proj), _linear(module.down_proj), activation)
+
+
+def _dense(gate_up: Tensor, down: Linear, activation: str) -> Dense:
+    """From gate and up in one matrix (2 I, d)."""
+    gate, up = gate_up.chunk(2)
+    return Dense(Linear(gate), Linear(up), down, activation)
+
+
+def _linear(module: Any) -> Linear:
+    return Linear(module.weight.detach(), _bias(module))
+
+
+def _bias(module: Any) -> Tensor | None:
+    return None if module.bias is None else module.bias.detach()
