@@ -1,4 +1,4 @@
-"""The command line: `guard check`, `scan`, `serve`, `calibrate` and `policy`.
+"""The command line: `guard check`, `scan`, `serve`, `plan`, `calibrate` and `policy`.
 
 The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
 3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
@@ -37,7 +37,7 @@ from guard.errors import (
     InvalidRequest,
 )
 from guard.item import Item, Kind
-from guard.loading import folder_of
+from guard.loading import ceilings, folder_of, shape_of
 from guard.moderator import Moderator
 from guard.policy import Action, Policy, PolicyBook, PolicyTest, as_yaml, load_policy
 from guard.prompt import load_template
@@ -210,6 +210,41 @@ def serve(
     from guard.service.server import serve as serve_http
 
     serve_http(settings)
+
+
+@app.command()
+def plan(
+    model: Annotated[str | None, typer.Argument(help="`embedded`, a folder, or a Hugging Face model id.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Sizes instead: layers=32,hidden=4096,heads=32,kv_heads=8,head_size=128,...")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="A table of known models instead.")] = False,
+    memory: Annotated[float, typer.Option(help="GiB that weights and caches may take.", min=0.001)] = 24.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of a comment with its question.", min=1)] = 74,
+    policy_tokens: Annotated[int, typer.Option(help="Tokens of the policy.", min=1)] = 430,
+    gflops: Annotated[
+        float | None, typer.Option(help="GFLOP/s of products. Default: measured here.", min=0.001)
+    ] = None,
+    gbytes: Annotated[float | None, typer.Option(help="GB/s from memory. Default: measured here.", min=0.001)] = None,
+) -> None:
+    """What a model needs and may do: bytes of weights and caches, what fits, comments and tokens a second."""
+    from guard.engine import sizing
+
+    if (model is not None) + (shape is not None) + compare != 1:
+        raise InvalidRequest("Name a model, a --shape, or --compare.")
+    if compare:
+        print(sizing.comparison(sizing.KNOWN, 32768, 4096))
+        return
+    if shape is not None:
+        name, sizes = "The shape", sizing.Shape.parse(shape)
+    else:
+        name, sizes = printable(str(model)), shape_of(str(model))
+    machine = sizing.Machine((gflops or 0) * 1e9, (gbytes or 0) * 1e9)
+    if not (gflops and gbytes):
+        found = ceilings()
+        machine = sizing.Machine(machine.operations or found.operations, machine.bytes or found.bytes)
+    work = sizing.Work(tokens, policy_tokens)
+    print(sizing.report(name, sizes, round(memory * 2**30), machine, work, sizing.REACHED))
 
 
 @app.command()

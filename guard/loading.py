@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from guard.calibration import Calibration
 from guard.engine.request import Engine
+from guard.engine.sizing import Machine, Shape
 from guard.errors import ModelUnavailable
 from guard.moderator import Moderator
 from guard.resources import shipped
@@ -38,13 +40,30 @@ def load_moderator(settings: Settings) -> Moderator:
     )  # fmt: skip
 
 
-def folder_of(model: str) -> Path:
-    """Where a model's files lie; the fake engine borrows the embedded model's. Raises `ModelUnavailable`."""
+def folder_of(model: str, files: Sequence[str] = ()) -> Path:
+    """Where a model's files lie; the fake engine borrows the embedded model's. Raises `ModelUnavailable`.
+
+    Of a model that has to be fetched, only `files` are, if any are named.
+    """
     if model in ("embedded", "fake"):
         return shipped("models") / "embedded"
     from guard.engine.checkpoint import model_folder
 
-    return model_folder(model)
+    return model_folder(model, files) if files else model_folder(model)
+
+
+def shape_of(model: str) -> Shape:
+    """A model's sizes, from its configuration alone. Raises `ModelUnavailable`."""
+    from guard.engine import checkpoint
+
+    return checkpoint.shape_of(checkpoint.config_of(folder_of(model, ["config.json"])))
+
+
+def ceilings() -> Machine:
+    """What this machine can do at most; takes a few seconds."""
+    from guard.engine.ceilings import measured
+
+    return measured()
 
 
 def _languages(folder: Path) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from guard.moderator import Moderator
 from guard.policy import load_policy
 from guard.resources import shipped
 from guard.tokenizer import load_tokenizer
+from tests.engine.test_families import saved
 
 ESCAPE = "\x1b[31mred\x1b[0m\x07 [bold red]markup[/] \u202eback\x9b2J"
 FILE = """\
@@ -704,3 +705,37 @@ def test_errors_of_files_keep_their_status(capsys, monkeypatch):
 
     monkeypatch.setattr(Moderator, "load", load)
     assert run(capsys, "check", "x") == (2, "", "guard: error: a message A hint.\n")
+
+
+class TestPlan:
+    """`guard plan`: sizes and rates of a model."""
+
+    RATES = ("--gflops", "900", "--gbytes", "30")
+
+    def plan(self, *arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli.app, ["plan", *arguments])
+        return done.exit_code, done.output + str(done.exception or "")
+
+    def test_the_embedded_model_from_its_configuration(self, monkeypatch):
+        monkeypatch.setattr("guard.cli.ceilings", lambda: pytest.fail("rates were given"))
+        status, said = self.plan("embedded", *self.RATES)
+        assert status == 0 and "0.02 billion weights, 6 layers of 384" in said and "900 GFLOP/s" in said
+
+    def test_rates_that_are_not_given_are_measured(self):
+        status, said = self.plan("embedded")
+        assert status == 0 and "GFLOP/s of products" in said
+
+    def test_experts_and_windows_are_read_from_a_checkpoint(self, tmp_path):
+        saved(tmp_path / "q", "qwen2")
+        saved(tmp_path / "x", "mixtral")
+        assert "a window of 9 in 2 of them" in self.plan(str(tmp_path / "q"), *self.RATES)[1]
+        assert "no window" in self.plan(str(tmp_path / "x"), *self.RATES)[1]
+
+    def test_known_models_beside_each_other(self):
+        status, said = self.plan("--compare")
+        assert status == 0 and said.count("Mistral 7B") == 2
+
+    @pytest.mark.parametrize("arguments", [(), ("embedded", "--compare"), ("--shape", "layers=1"), ("/nowhere/x",)])
+    def test_bad_arguments(self, arguments):
+        status, said = self.plan(*arguments)
+        assert status != 0 and said

@@ -35,7 +35,8 @@ RUN_ELSEWHERE = {
     "make eval": "tests/eval holds the page and the README to the committed report",
     "python -m eval": "tests/eval/test_main.py runs each command",
     "guard calibrate --labels my.csv": "tests/test_calibrate.py",
-    "guard check --model FOLDER": "tests/engine/test_engine.py loads checkpoints from folders",
+    "guard check --model FOLDER": "tests/engine/test_checkpoint.py loads checkpoints from folders",
+    "guard plan": "tests/test_cli.py",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
 
+from guard.engine.sizing import Shape
 from guard.errors import ModelUnavailable
 
 SUPPORTED = ("gemma2", "gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3")
@@ -21,13 +23,13 @@ _ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 # Frequencies that do not change with the length of the text; longrope's do not below its first length (`positions`).
 _ROTARY = ("default", "linear", "llama3", "yarn", "longrope")
 _LAYERS = ("full_attention", "sliding_attention")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model*"]
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model*")
 _FULLY_HASHED = 2**28  # bytes; of a larger weight file only both ends are hashed, so that starting stays quick
 _ENDS = 2**20
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a model: `name` itself if it is one, else the download of that Hugging Face model id.
+def model_folder(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
+    """The folder of a model: `name` itself if it is one, else what was fetched of that Hugging Face model id.
 
     Raises `ModelUnavailable`.
     """
@@ -36,7 +38,7 @@ def model_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=[*files]))
     except Exception as cause:  # the hub client raises errors of many libraries
         raise ModelUnavailable(
             f"Model {name!r} is no folder here and could not be fetched: {type(cause).__name__}.",
@@ -51,8 +53,7 @@ def read(folder: Path, dtype: str) -> Any:
     """
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    config = _config(folder)
-    _refuse_unsupported(config, folder)
+    config = config_of(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +75,8 @@ def read(folder: Path, dtype: str) -> Any:
     return model.eval().to(device)
 
 
-def _config(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """The configuration in `folder`. Raises `ModelUnavailable` where it is faulty or not supported."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as cause:
@@ -84,9 +86,11 @@ def _config(folder: Path) -> Any:
             f"{folder}: models of type {kind!r} are not supported.", hint=f"Supported: {', '.join(SUPPORTED)}."
         )
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as cause:  # transformers and huggingface_hub each have their own errors for a faulty field
         raise ModelUnavailable(f"{folder}: config.json is faulty: {cause}", hint="Mend config.json.") from cause
+    _refuse_unsupported(config, folder)
+    return config
 
 
 def _refuse_other_weights(info: Any, folder: Path) -> None:
@@ -156,6 +160,25 @@ def positions(config: Any) -> int:
         if part["rope_type"] == "longrope"
     ]
     return min(int(length) for length in (config.max_position_embeddings, *first) if length)
+
+
+def shape_of(config: Any) -> Shape:
+    """Its sizes. Biases and the norms that only some families have are left out of the count."""
+    kinds = layer_kinds(config)
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        mlp=config.intermediate_size,
+        vocab=config.vocab_size,
+        window=config.sliding_window if "sliding_attention" in kinds else 0,
+        windowed=kinds.count("sliding_attention"),
+        tied=int(config.tie_word_embeddings),
+        experts=getattr(config, "num_local_experts", 1),
+        chosen=getattr(config, "num_experts_per_tok", 1),
+    )
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:

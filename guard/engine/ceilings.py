@@ -1,0 +1,41 @@
+"""What this machine can do at most, found in a few seconds while it is idle: products, and reading memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from guard.engine.checkpoint import pick_dtype
+from guard.engine.linear import Linear
+from guard.engine.sizing import Machine
+
+_ROUNDS = 5
+_READ = 2**28  # bytes, more than any cache holds
+
+
+def measured() -> Machine:
+    """The best of some rounds, in the number format that `auto` takes here."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = pick_dtype("auto", device)
+    rows, inside, outside = (8192, 4096, 4096) if device == "cuda" else (2048, 2048, 2048)
+    x = torch.randn(rows, inside, device=device).to(dtype)
+    layer = Linear(torch.randn(outside, inside, device=device).to(dtype))
+    much = torch.zeros(_READ // 8, dtype=torch.int64, device=device)
+    return Machine(
+        operations=2 * rows * inside * outside / _fastest(lambda: layer(x), device),
+        bytes=_READ / _fastest(lambda: much.sum(), device),
+    )
+
+
+def _fastest(work: Callable[[], object], device: str) -> float:
+    """Seconds of the fastest round, after one that does not count."""
+    took = []
+    for _ in range(_ROUNDS + 1):
+        began = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return min(took[1:])
