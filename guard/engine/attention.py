@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from guard.engine.layers import Norm
 from guard.engine.tree import Piece, Plan, groups, pieces
@@ -88,7 +87,9 @@ class Kernels(Protocol[L]):
         """RMS norm of (N, d), computed in float32."""
         ...
 
-    def layout(self, made: Plan, prefix_length: int) -> L: ...
+    def layout(self, made: Plan, past: int | Tensor) -> L:
+        """`past`: how many keys at the positions 0, 1, ... come before, or the positions of those that do."""
+        ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: L, before: Kept | None, read_only: bool) -> Tensor:
         """q (M, H D), k and v (N, K D), neither rotated -> (M, H D). M is N, or R if `read_only`."""
@@ -101,7 +102,7 @@ class Kernels(Protocol[L]):
 
 @dataclass(frozen=True)
 class _Group:
-    """R pieces padded to T queries and S own keys; P prefix keys come before them.
+    """R pieces padded to T queries and S own keys; P keys of the past come before them.
 
     rows: (R, T) into the M queries, keys: (R, S) into the N packed tokens, held: (R, T) true where a query is no
     padding, seen: (R, T, P + S) true where a query attends to a key.
@@ -118,12 +119,12 @@ class _TorchLayout:
     rows: Tensor
     positions: Tensor  # (N,)
     groups: tuple[list[_Group], list[_Group]]  # of all queries, of those that are read
-    prefix: slice  # of its keys, those that anything can see
-    longest: int  # path, prefix included
+    past: slice  # of its keys, those that anything can see
+    longest: int  # path, past included
 
 
 class TorchKernels:
-    """On any device: pieces of similar length are padded to one and go through torch's own attention."""
+    """On any device: pieces of similar length are padded to one, and two products meet the past and their own keys."""
 
     name = "torch"
 
@@ -133,17 +134,21 @@ class TorchKernels:
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         return rms_norm(x, norm)
 
-    def layout(self, made: Plan, prefix_length: int) -> _TorchLayout:
+    def layout(self, made: Plan, past: int | Tensor) -> _TorchLayout:
         window = self._geometry.window
-        first = max(0, min(made.positions) - window + 1) if window else 0
-        prefix = slice(min(first, prefix_length), prefix_length)
+        if isinstance(past, int):
+            first = max(0, min(made.positions) - window + 1) if window else 0
+            seen = slice(min(first, past), past)
+            past_positions = torch.arange(seen.start, seen.stop)
+        else:
+            seen, past_positions = slice(0, len(past)), past
 
         def grouped(read_only: bool) -> list[_Group]:
             found = groups(pieces(made, window, read_only))
-            return [_pad(group, prefix, window, self._device) for group in found]
+            return [_pad(group, past_positions, window, self._device) for group in found]
 
         rows, positions = (torch.tensor(x, dtype=torch.long, device=self._device) for x in (made.rows, made.positions))
-        return _TorchLayout(rows, positions, (grouped(False), grouped(True)), prefix, max(made.positions) + 1)
+        return _TorchLayout(rows, positions, (grouped(False), grouped(True)), seen, max(made.positions) + 1)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, layout: _TorchLayout, before: Kept | None, read_only: bool
@@ -153,30 +158,42 @@ class TorchKernels:
         q, k = (self._rotated(x, at, layout.longest) for x, at in ((q, query_positions), (k, layout.positions)))
         v = v.view(len(v), heads, size)
         out = torch.empty_like(q)
-        past = None if before is None else Kept(*(kept[:, layout.prefix] for kept in before))
-        share = self._geometry.num_heads // heads
-        # torch's CPU kernel splits long rows differently in other company; float32 keeps that below bfloat16's rounding
+        # products of bfloat16 are rounded before the softmax, and differently in other company
         wide = torch.float32 if q.device.type == "cpu" else q.dtype
+        past = before and Kept(*(kept[:, layout.past].to(wide) for kept in before))
+        past = past if past and past.keys.shape[1] else None  # all of it may lie outside the window
         for group in layout.groups[read_only]:
             found = self._attention(
-                q[group.rows].transpose(1, 2).to(wide),
-                _heads(k[group.keys], past and past.keys, share).to(wide),
-                _heads(v[group.keys], past and past.values, share).to(wide),
-                group.seen[:, None],
+                q[group.rows].to(wide), k[group.keys].to(wide), v[group.keys].to(wide), past, group.seen
             )
-            out[group.rows[group.held]] = found.transpose(1, 2)[group.held].to(q.dtype)
+            out[group.rows[group.held]] = found[group.held].to(q.dtype)
         return out.flatten(1)
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-        """(R, H, T, D) over (R, H, S, D), where `seen` (R, 1, T, S)."""
-        scale, cap = self._geometry.scale, self._geometry.soft_cap
-        if cap is None:
-            return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
-        scores = cap * ((q @ k.transpose(2, 3)).float() * (scale / cap)).tanh()
-        return scores.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype) @ v
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, past: Kept | None, seen: Tensor) -> Tensor:
+        """q (R, T, H, D), k and v (R, S, K, D), past (K, P, D), seen (R, T, P + S) -> (R, T, H, D).
 
-    def keep(self, k: Tensor, v: Tensor) -> Kept:
-        keys = self._rotated(k, torch.arange(len(k), device=k.device), len(k))
+        The past is the same for all rows, so one product meets it, and nothing of it is copied per row or head.
+        """
+        rows, length, heads, size = q.shape
+        kv_heads, cap = k.shape[2], self._geometry.soft_cap
+        grouped = (kv_heads, rows, heads // kv_heads, length)
+        q = q.view(rows, length, kv_heads, -1, size).permute(2, 0, 3, 1, 4)  # (K, R, G, T, D)
+        scores = (q.reshape(kv_heads, rows, -1, size) @ k.permute(2, 0, 3, 1)).view(*grouped, -1)
+        if past is not None:
+            met = (q.reshape(kv_heads, -1, size) @ past.keys.transpose(1, 2)).view(*grouped, -1)
+            scores = torch.cat([met, scores], dim=-1)
+        scores = scores.float() * self._geometry.scale
+        if cap is not None:
+            scores = cap * (scores / cap).tanh()
+        weights = scores.masked_fill_(~seen[:, None], float("-inf")).softmax(-1).to(v.dtype)
+        held = 0 if past is None else past.keys.shape[1]
+        out = weights[..., held:].reshape(kv_heads, rows, -1, k.shape[1]) @ v.permute(2, 0, 1, 3)
+        if past is not None:
+            out = out + (weights[..., :held].reshape(kv_heads, -1, held) @ past.values).view_as(out)
+        return out.view(*grouped, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
+
+    def keep(self, k: Tensor, v: Tensor, start: int = 0) -> Kept:
+        keys = self._rotated(k, torch.arange(start, start + len(k), device=k.device), start + len(k))
         values = v.view(len(v), -1, self._geometry.head_size)
         return Kept(keys.transpose(0, 1).contiguous(), values.transpose(0, 1).contiguous())  # (K, P, D)
 
@@ -189,22 +206,15 @@ class TorchKernels:
         return turned if self._rotary.size == x.shape[-1] else torch.cat([turned, x[..., self._rotary.size :]], dim=-1)
 
 
-def _heads(own: Tensor, past: Tensor | None, share: int) -> Tensor:
-    """(R, S, K, D) behind the prefix's (K, P, D) -> (R, H, P + S, D), a copy per query head."""
-    own = own.transpose(1, 2)
-    if past is not None:
-        own = torch.cat([past.expand(len(own), -1, -1, -1), own], dim=2)
-    return own.repeat_interleave(share, dim=1)
-
-
-def _pad(group: Sequence[Piece], prefix: slice, window: int | None, device: torch.device) -> _Group:
+def _pad(group: Sequence[Piece], past: Tensor, window: int | None, device: torch.device) -> _Group:
+    """`past`: the positions (P,) of the keys that all pieces share; negative where a slot is empty."""
     rows, held = _padded([list(piece.rows) for piece in group])
     keys, is_key = _padded([piece.keys for piece in group])
     query_positions = torch.tensor([piece.positions.start for piece in group])[:, None] + torch.arange(rows.shape[1])
     own_positions = torch.tensor([piece.first_key for piece in group])[:, None] + torch.arange(keys.shape[1])
-    shared_positions = torch.arange(prefix.start, prefix.stop).expand(len(group), -1)
-    key_positions = torch.cat([shared_positions, own_positions], dim=1)[:, None]  # (R, 1, P + S)
-    real = torch.cat([torch.ones_like(shared_positions, dtype=torch.bool), is_key], dim=1)[:, None]
+    past_positions = past.expand(len(group), -1)
+    key_positions = torch.cat([past_positions, own_positions], dim=1)[:, None]  # (R, 1, P + S)
+    real = torch.cat([past_positions >= 0, is_key], dim=1)[:, None]
     seen = real & (key_positions <= query_positions[:, :, None])
     if window is not None:
         seen &= key_positions > query_positions[:, :, None] - window

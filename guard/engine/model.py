@@ -7,6 +7,7 @@ that are read, and nothing is masked or cached that the tree does not ask for.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from torch.nn.functional import embedding
 
 from guard.engine import checkpoint
 from guard.engine.attention import Geometry, Kept, Kernels, Rotary, TorchKernels
-from guard.engine.cache import Prefix
+from guard.engine.cache import Prefix, Ring, Stream
 from guard.engine.layers import Layer, norm_of
 from guard.engine.linear import Linear
 from guard.engine.native import BuildFailed, NativeKernels
 from guard.engine.request import Ids
-from guard.engine.tree import Node, Plan
+from guard.engine.tree import Node, Plan, Read
 from guard.errors import ModelUnavailable
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,13 @@ class TreeModel:
         self._kinds = checkpoint.layer_kinds(config)
         first = {kind: decoder.layers[self._kinds.index(kind)].self_attn for kind in self._kinds}
         self.geometries = {kind: _geometry(config, kind, attention) for kind, attention in first.items()}
+        rotary = {kind: _rotary(decoder.rotary_emb, kind) for kind in first}
         self.kernels = {
-            kind: _pick_kernels(kernels, geometry, _rotary(decoder.rotary_emb, kind), self.device)
+            kind: _pick_kernels(kernels, geometry, rotary[kind], self.device)
             for kind, geometry in self.geometries.items()
+        }
+        self._stream_kernels = {
+            kind: TorchKernels(geometry, rotary[kind], self.device) for kind, geometry in self.geometries.items()
         }
 
     @classmethod
@@ -68,43 +73,69 @@ class TreeModel:
         return numbers * tokens * self._embedding.element_size()
 
     @torch.inference_mode()
-    def hidden(self, made: Plan, prefix: Prefix | None, prefix_length: int) -> Tensor:
-        """Last hidden states of a plan's R read rows, normed: (R, d), in the order of `made.rows`."""
-        layouts = {kind: kernels.layout(made, prefix_length) for kind, kernels in self.kernels.items()}
-        x = self._embed(made)
-        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
-            read_only = number == len(self._layers) - 1
-            kernels, layout = self.kernels[kind], layouts[kind]
-            h = kernels.norm(x, layer.attention_norm)
-            if read_only:
-                of_q, of_kv = layer.inputs
-                (k, v), h, x = of_kv(h).chunk(2, dim=-1), h[layout.rows], x[layout.rows]
-                q = of_q(h)
-            else:
-                q, k, v = self._split(layer.inputs[0](h), kind)
-            q, k = _normed(kernels, layer, q, k)
-            before = prefix.layers[number] if prefix else None
-            x = _behind(kernels, layer, kernels.attend(q, k, v, layout, before, read_only), x)
-        return kernels.norm(x, self._norm)
+    def hidden(self, made: Plan, past: Prefix | Stream | None, length: int) -> Tensor:
+        """Last hidden states of a plan's R read rows, normed: (R, d), in the order of `made.rows`.
+
+        The plan stands behind a prefix of `length` tokens, or behind a stream, which is only read.
+        """
+        return self._forward(made, past, length, lambda number, kernels, k, v: None)
 
     @torch.inference_mode()
     def prefill(self, tokens: Ids) -> Prefix:
         """Keys and values of a prefix that stands at the beginning."""
-        size = len(tokens)
-        made = Plan(list(tokens), list(range(size)), [Node(0, size, ())], [])
-        layouts = {kind: kernels.layout(made, 0) for kind, kernels in self.kernels.items()}
-        x = self._embed(made)
         kept: list[Kept] = []
-        for layer, kind in zip(self._layers[:-1], self._kinds, strict=False):
-            kernels = self.kernels[kind]
-            q, k, v = self._split(layer.inputs[0](kernels.norm(x, layer.attention_norm)), kind)
-            q, k = _normed(kernels, layer, q, k)
-            kept.append(kernels.keep(k, v))
-            x = _behind(kernels, layer, kernels.attend(q, k, v, layouts[kind], None, False), x)
-        last, kernels = self._layers[-1], self.kernels[self._kinds[-1]]
-        k, v = last.inputs[1](kernels.norm(x, last.attention_norm)).chunk(2, dim=-1)
-        kept.append(kernels.keep(_normed(kernels, last, k, k)[1], v))
+        self._forward(_chain(tokens, 0, read=False), None, 0, lambda _, kernels, k, v: kept.append(kernels.keep(k, v)))
         return Prefix(tuple(kept))
+
+    def stream(self) -> Stream:
+        """An empty one."""
+        return Stream([Ring(self.geometries[kind].window) for kind in self._kinds])
+
+    @torch.inference_mode()
+    def extend(self, stream: Stream, tokens: Ids, chunk: int) -> Tensor:
+        """Take tokens into a stream, at most `chunk` at a time; the last one's hidden state, normed: (1, d).
+
+        While a chunk of P is taken in, a layer holds its W slots and the chunk's P keys and values.
+        """
+        hidden = torch.empty(0)
+        for first in range(0, len(tokens), chunk):
+            part, start = tokens[first : first + chunk], stream.length
+            made = _chain(part, start, read=first + chunk >= len(tokens))
+
+            def write(number: int, kernels: Any, k: Tensor, v: Tensor, at: int = start) -> None:
+                stream.rings[number].write(kernels.keep(k, v, at), at)  # the layer has read its ring by now
+
+            hidden = self._forward(made, stream, start, write)
+            stream.length += len(part)
+        return hidden
+
+    def _forward(
+        self, made: Plan, past: Prefix | Stream | None, length: int, keep: Callable[[int, Any, Tensor, Tensor], object]
+    ) -> Tensor:
+        """Last hidden states of the rows that are read. `keep` gets each layer's number, kernels, keys and values."""
+        by_kind = self._stream_kernels if isinstance(past, Stream) else self.kernels
+        layouts = {
+            kind: kernels.layout(
+                made, past.rings[self._kinds.index(kind)].positions(length) if isinstance(past, Stream) else length
+            )
+            for kind, kernels in by_kind.items()
+        }
+        x = self._embed(made)
+        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
+            kernels, layout, read_only = by_kind[kind], layouts[kind], number == len(self._layers) - 1
+            h = kernels.norm(x, layer.attention_norm)
+            if read_only:  # the last layer owes the rows that are read and nothing else
+                of_q, of_kv = layer.inputs
+                (k, v), h, x = of_kv(h).chunk(2, dim=-1), h[layout.rows], x[layout.rows]
+                q = of_q(h) if len(h) else h.new_empty(0, self._width(kind))
+            else:
+                q, k, v = self._split(layer.inputs[0](h), kind)
+            q, k = _normed(kernels, layer, q, k)
+            before = _before(past, number)
+            if len(q):
+                x = _behind(kernels, layer, kernels.attend(q, k, v, layout, before, read_only), x)
+            keep(number, kernels, k, v)
+        return kernels.norm(x, self._norm) if len(x) else x
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:
@@ -122,8 +153,24 @@ class TreeModel:
         """(N, (H + 2 K) D) -> queries, keys, values."""
         geometry = self.geometries[kind]
         keys = geometry.num_kv_heads * geometry.head_size
-        q, k, v = torch.split(qkv, [geometry.num_heads * geometry.head_size, keys, keys], dim=-1)
+        q, k, v = torch.split(qkv, [self._width(kind), keys, keys], dim=-1)
         return q, k, v
+
+    def _width(self, kind: str) -> int:
+        return self.geometries[kind].num_heads * self.geometries[kind].head_size
+
+
+def _chain(tokens: Ids, start: int, read: bool) -> Plan:
+    """Tokens one behind the other, of which the last is read, or none."""
+    size = len(tokens)
+    reads = [Read(size - 1, 0, 0, 0)] if read else []
+    return Plan(list(tokens), list(range(start, start + size)), [Node(0, size, ())], reads)
+
+
+def _before(past: Prefix | Stream | None, number: int) -> Kept | None:
+    if past is None:
+        return None
+    return past.rings[number].kept if isinstance(past, Stream) else past.layers[number]
 
 
 def _normed(kernels: Kernels[Any], layer: Layer, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

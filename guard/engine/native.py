@@ -85,7 +85,9 @@ class NativeKernels:
         )
         return out
 
-    def layout(self, made: Plan, prefix_length: int) -> _NativeLayout:
+    def layout(self, made: Plan, past: int | Tensor) -> _NativeLayout:
+        if not isinstance(past, int):
+            raise TypeError("the native kernels take a past that begins at position 0, in order")
         starts, ends = [node.start for node in made.nodes], [node.end for node in made.nodes]
 
         def nodes(read_only: bool) -> _Nodes:
@@ -102,8 +104,8 @@ class NativeKernels:
             end=_ints(ends),
             position=_ints([made.positions[start] for start in starts]),
             nodes=(nodes(False), nodes(True)),
-            prefix_length=prefix_length,
-            longest_path=max(made.positions) + 1 - prefix_length,
+            prefix_length=past,
+            longest_path=max(made.positions) + 1 - past,
         )
 
     def attend(

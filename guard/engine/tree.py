@@ -95,8 +95,11 @@ class _Segment:
         return self.children.setdefault(tokens, _Segment(tokens))
 
 
-def plan(requests: Sequence[Request]) -> Plan:
-    """Lay out requests that share their first segment. Identical paths are folded into one."""
+def plan(requests: Sequence[Request], behind: int = 0) -> Plan:
+    """Lay out requests that share their first segment. Identical paths are folded into one.
+
+    `behind`: tokens that stand before the first segment and are not in it, as those of a stream.
+    """
     root = _Segment(requests[0].segments[0])
     for number, request in enumerate(requests):
         node = root
@@ -110,7 +113,7 @@ def plan(requests: Sequence[Request]) -> Plan:
                     leaf = leaf.child((token,))
     made = Plan([], [], [], [])
     for child in root.children.values():
-        _lay_out(child, len(root.tokens), (), made)
+        _lay_out(child, behind + len(root.tokens), (), made)
     return made
 
 
@@ -158,15 +161,18 @@ Piece(rows=range(2, 3), positions=range(5, 6), keys=[1, 2], first_key=4)]
             row += end - start
 
 
-def groups(pieces: Iterable[Piece], most: int = 16, slack: float = 1.3) -> Iterator[list[Piece]]:
-    """Pieces of similar size, to be padded to a common one: none is below 1 / `slack` of the group's largest."""
+def groups(pieces: Iterable[Piece], most: int = 1024, slack: float = 1.3) -> Iterator[list[Piece]]:
+    """Pieces of similar size, to be padded to a common one: none is below 1 / `slack` of the group's largest.
+
+    A group holds at most `most` queries, or one piece.
+    """
     group: list[Piece] = []
     for piece in sorted(pieces, key=lambda p: (len(p.rows), len(p.keys), p.rows.start)):
         smallest = group[0] if group else piece
         too_long = (
             len(piece.rows) > slack * len(smallest.rows) or len(piece.keys) > slack * len(smallest.keys) + 8
         )  # fmt: skip
-        if group and (len(group) == most or too_long):
+        if group and ((len(group) + 1) * len(piece.rows) > most or too_long):
             yield group
             group = []
         group.append(piece)
