@@ -129,6 +129,7 @@ class Stream:
     def __init__(self, rings: list[Ring]) -> None:
         self.rings = rings
         self.length = 0
+        self.broken = False  # an extension failed half-way
 
     @property
     def num_bytes(self) -> int:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from guard.engine.cache import Prefix, PrefixStore
+from guard.engine.cache import Prefix, PrefixStore, Stream
+from guard.engine.generate import Batcher, Generation, Sampling
 from guard.engine.model import TreeModel
 from guard.engine.request import Ids, LogProbs, Request
 from guard.engine.tree import batches, own_tokens, plan
 from guard.errors import EngineError, described
 
 _log = logging.getLogger(__name__)
+
+MOST_TEXTS = 64  # that are generated side by side
 
 
 class TorchEngine:
@@ -33,7 +37,10 @@ class TorchEngine:
         self._batch_tokens = batch_tokens
         self._memory_bytes = memory_bytes
         self._store = PrefixStore(memory_bytes)
-        self._lock = threading.Lock()
+        self._lock = Turns()
+        self._batcher = Batcher(model, batch_tokens, MOST_TEXTS)
+        self._worker: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     @classmethod
     def load(
@@ -71,15 +78,64 @@ class TorchEngine:
                     results[number] = result
         return [result if result is not None else EngineError("The request got no answer.") for result in results]
 
-    def _refusal(self, request: Request) -> EngineError | None:
+    def stream(self) -> Stream:
+        """An empty running text, to be extended and asked about."""
+        return self._model.stream()
+
+    def extend(self, stream: Stream, tokens: Ids) -> None:
+        """Take tokens into a running text; the work is that of the new tokens. Raises `EngineError`.
+
+        A text whose extension failed can be neither extended nor asked about any more.
+        """
+        fault = self._unknown_token(tokens) or self._too_large(stream.length, len(tokens))
+        if stream.broken or fault:
+            raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
+        with self._lock:
+            try:
+                self._model.extend(stream, tokens, self._batch_tokens)
+            except Exception as cause:
+                stream.broken = True
+                _log.error("extending a text of %d tokens failed: %s", stream.length, described(cause))
+                raise EngineError(f"Extending failed: {type(cause).__name__}.", hint="See the log.") from cause
+
+    def ask(self, stream: Stream, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        """As `score`, of requests that stand behind a running text: their first segment is empty."""
+        if stream.broken or not stream.length:
+            raise EngineError("There is no text to ask about.", hint="Extend it first.")
+        faults = [self._refusal(request, behind=stream) for request in requests]
+        sound = [request for request, fault in zip(requests, faults, strict=True) if fault is None]
+        with self._lock:
+            found = iter(self._score_or_retry(sound, stream) if sound else [])
+        return [next(found) if fault is None else fault for fault in faults]
+
+    def generate(self, prompt: Ids, sampling: Sampling) -> Generation:
+        """A text that goes on from `prompt`; iterate over it for its tokens. Raises `EngineError` for a bad prompt."""
+        with self._starting:
+            generation = self._batcher.submit(prompt, sampling)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="guard-generate", daemon=True)
+                self._worker.start()
+        return generation
+
+    def _work(self) -> None:
+        """Step while there is something to do; between steps whoever waits to ask has a turn."""
+        while True:
+            with self._starting:
+                if not self._batcher.busy:
+                    self._worker = None
+                    return
+            with self._lock:
+                self._batcher.step()
+
+    def _refusal(self, request: Request, behind: Stream | None = None) -> EngineError | None:
         """Why a request cannot be asked, or None."""
-        parts = (*request.segments, *request.labels)
-        if len(request.segments) < 2 or not request.labels or not all(parts):
+        parts = (*(request.segments[1:] if behind else request.segments), *request.labels)
+        if len(request.segments) < 2 or (behind and request.segments[0]) or not request.labels or not all(parts):
             return EngineError("A request needs a prefix, a segment behind it and labels, none of them empty.")
         if len(set(request.labels)) < len(request.labels):
             return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
         found = (self._unknown_token(part) for part in (*parts, (request.terminator,)))
-        prefix, own = len(request.segments[0]), own_tokens(request)
+        prefix, own = behind.length if behind else len(request.segments[0]), own_tokens(request)
         return next(filter(None, found), None) or self._too_large(prefix, own)
 
     def _unknown_token(self, tokens: Ids) -> EngineError | None:
@@ -104,20 +160,21 @@ class TorchEngine:
             )
         return None
 
-    def _score_or_retry(self, requests: list[Request]) -> list[LogProbs | EngineError]:
+    def _score_or_retry(self, requests: list[Request], behind: Stream | None = None) -> list[LogProbs | EngineError]:
         """A batch that fails is asked again one by one: only the guilty request gets the error."""
         try:
-            return self._score_batch(requests)
+            return self._score_batch(requests, behind)
         except Exception as cause:  # whatever the kernels raise, the engine lives and every request is answered
             if len(requests) == 1:
                 _log.error("scoring one request of %d tokens failed: %s", own_tokens(requests[0]), described(cause))
                 return [EngineError(f"Scoring failed: {type(cause).__name__}.", hint="See the log.")]
-            return [result for request in requests for result in self._score_or_retry([request])]
+            return [result for request in requests for result in self._score_or_retry([request], behind)]
 
-    def _score_batch(self, requests: list[Request]) -> list[LogProbs | EngineError]:
+    def _score_batch(self, requests: list[Request], behind: Stream | None) -> list[LogProbs | EngineError]:
         tokens = requests[0].segments[0]
-        made = plan(requests)
-        log_probs = self._model.log_probs(self._model.hidden(made, self._prefix(tokens), len(tokens)))
+        length = behind.length if behind else len(tokens)
+        made = plan(requests, length - len(tokens))
+        log_probs = self._model.log_probs(self._model.hidden(made, behind or self._prefix(tokens), length))
         place = {row: i for i, row in enumerate(made.rows)}
         picked = log_probs[[place[read.row] for read in made.reads], [read.token for read in made.reads]].tolist()
         sums = [[0.0] * len(request.labels) for request in requests]
@@ -131,6 +188,28 @@ class TorchEngine:
             prefix = self._model.prefill(tokens)
             self._store.put(tokens, prefix)
         return prefix
+
+
+class Turns:
+    """A lock that goes to who has waited longest, so that a busy thread keeps nobody out."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()  # the first one has the turn
+
+    def __enter__(self) -> None:
+        mine = threading.Event()
+        with self._changing:
+            self._waiting.append(mine)
+            if self._waiting[0] is mine:
+                return
+        mine.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changing:
+            self._waiting.popleft()
+            if self._waiting:
+                self._waiting[0].set()
 
 
 def _checked(values: list[float]) -> LogProbs | EngineError:

@@ -7,7 +7,7 @@ that are read, and nothing is masked or cached that the tree does not ask for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ class TreeModel:
         return None if None in windows else max(window for window in windows if window)
 
     def kept_bytes(self, tokens: int) -> int:
-        """Memory for the keys and values of that many tokens, in all layers."""
-        numbers = sum(2 * self.geometries[kind].num_kv_heads * self.geometries[kind].head_size for kind in self._kinds)
-        return numbers * tokens * self._embedding.element_size()
+        """Memory for the keys and values of that many tokens, in all layers; no more than W of them in some."""
+        numbers = 0
+        for shape in (self.geometries[kind] for kind in self._kinds):
+            numbers += 2 * shape.num_kv_heads * shape.head_size * min(tokens, shape.window or tokens)
+        return numbers * self._embedding.element_size()
 
     @torch.inference_mode()
     def hidden(self, made: Plan, past: Prefix | Stream | None, length: int) -> Tensor:
@@ -109,18 +111,45 @@ class TreeModel:
             stream.length += len(part)
         return hidden
 
+    @torch.inference_mode()
+    def decode(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Tensor:
+        """Take one token into each of N streams; their hidden states, normed: (N, d)."""
+        plans = [_chain((token,), stream.length, read=True) for stream, token in zip(streams, tokens, strict=True)]
+        layouts = [
+            {kind: kernels.layout(made, self._slots(stream, kind)) for kind, kernels in self._stream_kernels.items()}
+            for made, stream in zip(plans, streams, strict=True)
+        ]
+        x = self._embed(tokens)
+        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
+            kernels = self._stream_kernels[kind]
+            h = kernels.norm(x, layer.attention_norm)
+            q, k, v = self._split(torch.cat([part(h) for part in layer.inputs], dim=-1), kind)
+            q, k = _normed(kernels, layer, q, k)
+            attended = []
+            for place, stream in enumerate(streams):
+                own = slice(place, place + 1)
+                ring = stream.rings[number]
+                attended.append(kernels.attend(q[own], k[own], v[own], layouts[place][kind], ring.kept, False))
+                ring.write(kernels.keep(k[own], v[own], stream.length), stream.length)
+            x = _behind(kernels, layer, torch.cat(attended), x)
+        for stream in streams:
+            stream.length += 1
+        return self._stream_kernels[self._kinds[-1]].norm(x, self._norm)
+
+    def _slots(self, stream: Stream, kind: str) -> Tensor:
+        """The positions that a stream's rings of one kind hold."""
+        return stream.rings[self._kinds.index(kind)].positions(stream.length)
+
     def _forward(
         self, made: Plan, past: Prefix | Stream | None, length: int, keep: Callable[[int, Any, Tensor, Tensor], object]
     ) -> Tensor:
         """Last hidden states of the rows that are read. `keep` gets each layer's number, kernels, keys and values."""
         by_kind = self._stream_kernels if isinstance(past, Stream) else self.kernels
         layouts = {
-            kind: kernels.layout(
-                made, past.rings[self._kinds.index(kind)].positions(length) if isinstance(past, Stream) else length
-            )
+            kind: kernels.layout(made, self._slots(past, kind) if isinstance(past, Stream) else length)
             for kind, kernels in by_kind.items()
         }
-        x = self._embed(made)
+        x = self._embed(made.tokens)
         for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
             kernels, layout, read_only = by_kind[kind], layouts[kind], number == len(self._layers) - 1
             h = kernels.norm(x, layer.attention_norm)
@@ -145,8 +174,8 @@ class TreeModel:
             logits = self._soft_cap * (logits / self._soft_cap).tanh()
         return logits.log_softmax(-1)
 
-    def _embed(self, made: Plan) -> Tensor:
-        x = embedding(torch.tensor(made.tokens, device=self.device), self._embedding)
+    def _embed(self, tokens: Sequence[int]) -> Tensor:
+        x = embedding(torch.tensor(tokens, device=self.device), self._embedding)
         return x if self._embedding_scale == 1.0 else x * torch.tensor(self._embedding_scale).to(x)
 
     def _split(self, qkv: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,208 @@
+"""Generation: many texts grow side by side, a token each per step, and newcomers are taken in between steps.
+
+The linear layers see all running texts at once (continuous batching; Yu et al. 2022, "Orca", section 3.1); only
+attention goes text by text, each over its own rolling buffer. What one text becomes does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from queue import SimpleQueue
+
+import torch
+from torch import Tensor
+
+from guard.engine.cache import Stream
+from guard.engine.model import TreeModel
+from guard.engine.request import Ids
+from guard.errors import EngineError, described
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when it ends. Temperature 0 takes the likeliest token.
+
+    `top_p`: of the likeliest tokens the fewest whose probabilities add up to it (Holtzman et al. 2020, arXiv
+    1904.09751, section 3.1). The draws depend on `seed` alone.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stops: frozenset[int] = frozenset()  # tokens that end a text and are not given out
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise EngineError("max_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1.")
+
+
+class Ended(StrEnum):
+    """Why a text ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(eq=False)
+class Generation:
+    """One text that grows: iterate over it for its tokens as they come; `ended` then says why no more do."""
+
+    prompt: Ids
+    sampling: Sampling
+    tokens: list[int] = field(default_factory=list)
+    ended: Ended | None = None
+    error: EngineError | None = None
+    _stream: Stream | None = None
+    _taken: int = 0  # tokens of the prompt that are in the stream
+    _coming: SimpleQueue[int | None] = field(default_factory=SimpleQueue)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._draws = torch.Generator().manual_seed(self.sampling.seed)
+
+    def __iter__(self) -> Iterator[int]:
+        """Raises the `EngineError` that ended it, if one did."""
+        while (token := self._coming.get()) is not None:
+            yield token
+        if self.error is not None:
+            raise self.error
+
+    def cancel(self) -> None:
+        """End it; its memory is free before the next step."""
+        self._cancelled.set()
+
+
+class Batcher:
+    """The texts that are growing. `submit` from any thread; `step` from one at a time."""
+
+    def __init__(self, model: TreeModel, chunk: int, most: int) -> None:
+        """`chunk`: tokens of prompts taken in per step; `most`: texts that grow side by side, the others wait."""
+        self._model, self._chunk, self._most = model, chunk, most
+        self._coming: SimpleQueue[Generation] = SimpleQueue()  # from any thread
+        self._waiting: deque[Generation] = deque()
+        self._running: list[Generation] = []
+
+    def submit(self, prompt: Ids, sampling: Sampling) -> Generation:
+        """A text that begins with `prompt`. Raises `EngineError` for one that cannot be."""
+        if not prompt:
+            raise EngineError("There is nothing to go on from: the prompt is empty.")
+        length, positions = len(prompt) + sampling.max_tokens, self._model.max_positions
+        if length > positions:
+            raise EngineError(f"{length} tokens with those to come; the model has {positions} positions.")
+        outside = next((token for token in prompt if not 0 <= token < self._model.vocab_size), None)
+        if outside is not None:
+            raise EngineError(f"Token id {outside} is outside the vocabulary of {self._model.vocab_size}.")
+        generation = Generation(prompt, sampling)
+        self._coming.put(generation)
+        return generation
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything to do?"""
+        return bool(self._waiting or self._running) or not self._coming.empty()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the growing texts hold between steps."""
+        return sum(generation._stream.num_bytes for generation in self._running if generation._stream)
+
+    def step(self) -> None:
+        """Take in a chunk of one prompt, and let every text whose prompt is in grow by one token."""
+        while not self._coming.empty():
+            self._waiting.append(self._coming.get())
+        for generation in [*self._running, *self._waiting]:
+            if generation._cancelled.is_set():
+                self._end(generation, Ended.CANCELLED)
+        while self._waiting and len(self._running) < self._most:
+            newcomer = self._waiting.popleft()
+            newcomer._stream = self._model.stream()
+            self._running.append(newcomer)
+        growing = [generation for generation in self._running if generation.tokens]
+        coming = next((generation for generation in self._running if not generation.tokens), None)
+        if coming is not None:
+            self._guarded([coming], self._take_in)
+        self._guarded([generation for generation in growing if generation.ended is None], self._grow)
+
+    def _guarded(self, generations: list[Generation], work: Callable[[list[Generation]], None]) -> None:
+        """What fails together is tried one by one, so that the guilty text alone ends with the error."""
+        if not generations:
+            return
+        before = [generation._stream.length for generation in generations if generation._stream]
+        try:
+            work(generations)
+        except Exception as cause:  # memory, or whatever the kernels raise; the others go on
+            if len(generations) > 1 and before == [g._stream.length for g in generations if g._stream]:
+                for generation in generations:
+                    self._guarded([generation], work)
+                return
+            _log.error("generating %d texts failed: %s", len(generations), described(cause))
+            for generation in generations:
+                generation.error = EngineError(f"Generating failed: {type(cause).__name__}.", hint="See the log.")
+                self._end(generation, Ended.ERROR)
+
+    def _take_in(self, generations: list[Generation]) -> None:
+        (generation,) = generations
+        assert generation._stream is not None
+        part = generation.prompt[generation._taken : generation._taken + self._chunk]
+        hidden = self._model.extend(generation._stream, part, self._chunk)
+        generation._taken += len(part)
+        if generation._taken == len(generation.prompt):
+            self._choose(generations, hidden)
+
+    def _grow(self, generations: list[Generation]) -> None:
+        streams = [generation._stream for generation in generations if generation._stream]
+        self._choose(generations, self._model.decode(streams, [generation.tokens[-1] for generation in generations]))
+
+    def _choose(self, generations: list[Generation], hidden: Tensor) -> None:
+        for generation, log_probs in zip(generations, self._model.log_probs(hidden), strict=True):
+            try:
+                token = chosen(log_probs, generation.sampling, generation._draws)
+            except EngineError as cause:
+                generation.error = cause
+                self._end(generation, Ended.ERROR)
+                continue
+            if token in generation.sampling.stops:
+                self._end(generation, Ended.STOP)
+                continue
+            generation.tokens.append(token)
+            generation._coming.put(token)
+            if len(generation.tokens) == generation.sampling.max_tokens:
+                self._end(generation, Ended.LENGTH)
+
+    def _end(self, generation: Generation, why: Ended) -> None:
+        generation.ended, generation._stream = why, None
+        if generation in self._running:
+            self._running.remove(generation)
+        else:
+            self._waiting.remove(generation)
+        generation._coming.put(None)
+
+
+def chosen(log_probs: Tensor, sampling: Sampling, draws: torch.Generator) -> int:
+    """The next token, by its log-probabilities (V,). Raises `EngineError` where they are no numbers.
+
+    >>> log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
+    >>> nucleus = Sampling(temperature=1, top_p=0.6)  # 0.5 does not reach it, 0.5 + 0.3 does
+    >>> {chosen(log_probs, nucleus, torch.Generator().manual_seed(seed)) for seed in range(20)}
+    {0, 1}
+    """
+    if log_probs.isnan().any():
+        raise EngineError(
+            "The model gave a number that is not finite.", hint="Check the weights, or set dtype float32."
+        )
+    if sampling.temperature == 0:
+        return int(log_probs.argmax())
+    probabilities, order = (log_probs.cpu() / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.where(before < sampling.top_p, 0)
+    return int(order[torch.multinomial(kept, 1, generator=draws)])
