@@ -56,6 +56,8 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
         "command": "python -m training card",
         "parameters": sum(p.numel() for p in _weights(config)),
         "bytes": sum(path.stat().st_size for path in config.out.iterdir()),
+        "heads": {"query": config.num_heads, "key_value": config.num_kv_heads},
+        "seen": {"texts": config.distil_steps * config.tune_rows, "questions": config.tune_steps * config.tune_rows},
         "trained_on": _counts(train),
         "sets": {},
     }

@@ -141,9 +141,9 @@ library_name: transformers
 
 `models/embedded/` is a small Mistral-architecture language model ({figures["parameters"] / 1e6:.1f} million
 weights, {figures["bytes"] / 2**20:.0f} MiB with its tokenizer) that `guard` asks to classify a text by
-self-reflection when no other model is named. Six layers of 384 numbers, twelve heads (one
-key-value head for each), RoPE, SwiGLU, a sliding window of 1,024 tokens; a lower-case byte-level BPE of 20,480 tokens
-in which every shipped label is one token.
+self-reflection when no other model is named. Six layers of 384 numbers, {figures["heads"]["query"]} query heads over
+{figures["heads"]["key_value"]} key-value heads, RoPE, SwiGLU, a sliding window of 1,024 tokens; a lower-case byte-level
+BPE of 20,480 tokens in which every shipped label is one token.
 
 **For:** trying `guard`, continuous integration, small forums, a first pass whose doubtful cases people review.
 **Not for:** deciding about people without review, languages other than English, policies with categories of your own
@@ -184,7 +184,8 @@ Speed: {speed["comments_per_second"]} comments a second under `forum-comments` (
 ## How it was made
 
 `training/` holds every step (`make train`). The weights start from those of the sentence encoder all-MiniLM-L6-v2
-(Apache-2.0; Reimers and Gurevych 2019, Wang et al. 2020), carried over map by map by least squares; then {_budget()}
+(Apache-2.0; Reimers and Gurevych 2019, Wang et al. 2020), carried over map by map by least squares; then
+{_budget(figures)}
 A row's loss is -log of the probability of the labels that may be right for it, because a source speaks about its own
 categories only. `docs/log.md` says what was tried and what it gave.
 
@@ -217,13 +218,11 @@ Plain text for distillation, without labels: {PLAIN_TEXT}; and the texts of the 
 """
 
 
-def _budget() -> str:
-    from training.config import Config
-
-    c = Config()
+def _budget(figures: dict[str, Any]) -> str:
+    seen = figures["seen"]
     return (
-        f"{c.distil_steps * c.tune_rows / 1e3:.0f} thousand texts read beside the encoder, then "
-        f"{c.tune_steps * c.tune_rows / 1e3:.0f} thousand\nquestions drawn from the rows below under shipped policies, "
+        f"{seen['texts'] / 1e3:.0f} thousand texts read beside the encoder, then "
+        f"{seen['questions'] / 1e3:.0f} thousand\nquestions drawn from the rows below under shipped policies, "
         "whole, shuffled or narrowed."
     )
 

@@ -87,7 +87,7 @@ class TorchEngine:
 
         A text whose extension failed can be neither extended nor asked about any more.
         """
-        fault = self._unknown_token(tokens) or self._too_large(stream.length, len(tokens))
+        fault = self._unknown_token(tokens) or self._too_large(stream.length, len(tokens), rolling=True)
         if stream.broken or fault:
             raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
         with self._lock:
@@ -136,7 +136,7 @@ class TorchEngine:
             return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
         found = (self._unknown_token(part) for part in (*parts, (request.terminator,)))
         prefix, own = behind.length if behind else len(request.segments[0]), own_tokens(request)
-        return next(filter(None, found), None) or self._too_large(prefix, own)
+        return next(filter(None, found), None) or self._too_large(prefix, own, rolling=behind is not None)
 
     def _unknown_token(self, tokens: Ids) -> EngineError | None:
         vocab = self._model.vocab_size
@@ -145,14 +145,14 @@ class TorchEngine:
             return None
         return EngineError(f"Token id {outside} is outside the vocabulary of {vocab}.", hint="Check the tokenizer.")
 
-    def _too_large(self, prefix: int, own: int) -> EngineError | None:
+    def _too_large(self, prefix: int, own: int, rolling: bool = False) -> EngineError | None:
         length, positions = prefix + own, self._model.max_positions
         if length > positions:
             return EngineError(
                 f"The request has {length} tokens; the model has {positions} positions.",
                 hint="Judge the text in passages.",
             )
-        size = self._model.kept_bytes(length)
+        size = self._model.kept_bytes(length, rolling)
         if size > self._memory_bytes:
             return EngineError(
                 f"The keys and values of {length} tokens take {size} bytes; the memory is {self._memory_bytes}.",

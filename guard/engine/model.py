@@ -67,11 +67,13 @@ class TreeModel:
         windows = [geometry.window for geometry in self.geometries.values()]
         return None if None in windows else max(window for window in windows if window)
 
-    def kept_bytes(self, tokens: int) -> int:
-        """Memory for the keys and values of that many tokens, in all layers; no more than W of them in some."""
+    def kept_bytes(self, tokens: int, rolling: bool = False) -> int:
+        """Memory for the keys and values of that many tokens in all layers; rolling: of no more than W in each."""
         numbers = 0
         for shape in (self.geometries[kind] for kind in self._kinds):
-            numbers += 2 * shape.num_kv_heads * shape.head_size * min(tokens, shape.window or tokens)
+            numbers += (
+                2 * shape.num_kv_heads * shape.head_size * (min(tokens, shape.window or tokens) if rolling else tokens)
+            )
         return numbers * self._embedding.element_size()
 
     @torch.inference_mode()
