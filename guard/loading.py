@@ -19,6 +19,7 @@ from guard.tokenizer import load_tokenizer
 def load_moderator(settings: Settings) -> Moderator:
     """Load the model, its tokenizer and its calibration. Raises `ModelUnavailable` or `InvalidPolicy`."""
     folder = folder_of(settings.model)
+    tokenizer = load_tokenizer(folder)
     if settings.model == "fake":
         from guard.engine.fake import FakeEngine
 
@@ -34,8 +35,13 @@ def load_moderator(settings: Settings) -> Moderator:
             batch_tokens=settings.batch_tokens,
             memory_bytes=settings.memory_mb * 2**20,
         )
+        if tokenizer.size > engine.vocab_size:
+            raise ModelUnavailable(
+                f"{folder}: the tokenizer has {tokenizer.size} tokens and the model {engine.vocab_size}.",
+                hint="Take tokenizer and weights of one model.",
+            )
     return Moderator(
-        engine, load_tokenizer(folder), calibration=Calibration.load(folder), languages=_languages(folder),
+        engine, tokenizer, calibration=Calibration.load(folder), languages=_languages(folder),
         settings=settings,
     )  # fmt: skip
 

@@ -36,6 +36,7 @@ CHAT_LITERALS: tuple[str, ...] = (
 class Tokenizer(Protocol):
     """What the prompt needs of a tokenizer. All ids are those of the model."""
 
+    size: int  # plain text has ids below it
     terminator: int  # ends an answer
     literals: tuple[str, ...]  # what must not stand in user text, control tokens' spellings included
 
@@ -79,6 +80,7 @@ class HFTokenizer:
         added = [token["content"] for token in raw.get("added_tokens", []) if token["content"].strip()]
         self._parsing = _load_fast(raw)
         self._plain = _load_fast({**raw, "added_tokens": []})
+        self.size = self._plain.get_vocab_size(with_added_tokens=False)
         unknown = raw["model"].get("unk_token")  # what cannot be encoded becomes it; it controls nothing
         self._control = {self._parsing.token_to_id(content) for content in added if content != unknown}
         self.literals = _unique([*added, *CHAT_LITERALS])
@@ -137,6 +139,7 @@ class MistralTokenizer:
         self._chat: Callable[[str], list[int]] = lambda text: (
             upstream.encode_chat_completion(ChatCompletionRequest(messages=[UserMessage(content=text)])).tokens
         )
+        self.size: int = self._raw.n_words
         self.terminator: int = self._raw.eos_id
         self.literals = _unique([*map(self._raw.id_to_piece, sorted(self._raw.special_ids)), *CHAT_LITERALS])
 

@@ -31,6 +31,7 @@ class TorchEngine:
 
     def __init__(self, model: TreeModel, *, batch_tokens: int = 2048, memory_bytes: int = 2**30) -> None:
         self.model_id = model.model_id
+        self.vocab_size = model.vocab_size
         # The policy must stay in view of every token, so a path fits the window as well as the positions.
         self.max_tokens = min(model.max_positions, model.window or model.max_positions)
         self._model = model
