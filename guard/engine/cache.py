@@ -79,8 +79,9 @@ class Ring:
     [0, 1, 2, -1]
     """
 
-    def __init__(self, window: int | None) -> None:
-        self._window = window
+    def __init__(self, window: int | None, most: int | None = None) -> None:
+        """`most`: tokens that the stream will ever have, where that is known; no more room is made than for those."""
+        self._window, self._most = window, most
         self.kept: Kept | None = None
 
     def write(self, new: Kept, start: int) -> None:
@@ -95,13 +96,13 @@ class Ring:
             held[:, slot] = tensor[:, dropped:]
 
     def _grown(self, which: int, like: Tensor, length: int) -> Tensor:
-        """The buffer, with room for a stream of `length`: twice the room it had, and never more than W slots."""
+        """The buffer, with room for a stream of `length`: twice the room it had, within what can ever be needed."""
         held = None if self.kept is None else self.kept[which]
         had = 0 if held is None else held.shape[1]
         needed = min(length, self._window or length)
         if held is not None and needed <= had:
             return held
-        room = max(needed, min(2 * had, self._window or 2 * had))
+        room = max(needed, min(filter(None, (2 * had or needed, self._window, self._most))))
         grown = torch.zeros(like.shape[0], room, like.shape[2], dtype=like.dtype, device=like.device)
         if held is not None:
             grown[:, :had] = held

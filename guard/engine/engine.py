@@ -39,7 +39,7 @@ class TorchEngine:
         self._memory_bytes = memory_bytes
         self._store = PrefixStore(memory_bytes)
         self._lock = Turns()
-        self._batcher = Batcher(model, batch_tokens, MOST_TEXTS)
+        self._batcher = Batcher(model, batch_tokens, MOST_TEXTS, memory_bytes)
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -126,7 +126,10 @@ class TorchEngine:
                     self._worker = None
                     return
             with self._lock:
-                self._batcher.step()
+                try:
+                    self._batcher.step()
+                except Exception as cause:
+                    self._batcher.abandon(cause)
 
     def _refusal(self, request: Request, behind: Stream | None = None) -> EngineError | None:
         """Why a request cannot be asked, or None."""

@@ -59,6 +59,7 @@ class Generation:
 
     prompt: Ids
     sampling: Sampling
+    set_aside: int = 0  # bytes that it may come to hold
     tokens: list[int] = field(default_factory=list)
     ended: Ended | None = None
     error: EngineError | None = None
@@ -71,9 +72,12 @@ class Generation:
         self._draws = torch.Generator().manual_seed(self.sampling.seed)
 
     def __iter__(self) -> Iterator[int]:
-        """Raises the `EngineError` that ended it, if one did."""
-        while (token := self._coming.get()) is not None:
-            yield token
+        """Raises the `EngineError` that ended it, if one did. Whoever stops reading ends the text."""
+        try:
+            while (token := self._coming.get()) is not None:
+                yield token
+        finally:
+            self.cancel()
         if self.error is not None:
             raise self.error
 
@@ -85,9 +89,12 @@ class Generation:
 class Batcher:
     """The texts that are growing. `submit` from any thread; `step` from one at a time."""
 
-    def __init__(self, model: TreeModel, chunk: int, most: int) -> None:
-        """`chunk`: tokens of prompts taken in per step; `most`: texts that grow side by side, the others wait."""
-        self._model, self._chunk, self._most = model, chunk, most
+    def __init__(self, model: TreeModel, chunk: int, most: int, memory_bytes: int = 2**30) -> None:
+        """`chunk`: tokens of prompts taken in per step; `most`: texts that grow side by side.
+
+        Others wait, also for room: what a text may come to hold is set aside for it when it begins.
+        """
+        self._model, self._chunk, self._most, self._memory_bytes = model, chunk, most, memory_bytes
         self._coming: SimpleQueue[Generation] = SimpleQueue()  # from any thread
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -102,7 +109,13 @@ class Batcher:
         outside = next((token for token in prompt if not 0 <= token < self._model.vocab_size), None)
         if outside is not None:
             raise EngineError(f"Token id {outside} is outside the vocabulary of {self._model.vocab_size}.")
-        generation = Generation(prompt, sampling)
+        size = self._model.kept_bytes(length, rolling=True)
+        if size > self._memory_bytes:
+            raise EngineError(
+                f"The keys and values of {length} tokens take {size} bytes; the memory is {self._memory_bytes}.",
+                hint="Raise memory_mb.",
+            )
+        generation = Generation(prompt, sampling, size)
         self._coming.put(generation)
         return generation
 
@@ -123,15 +136,28 @@ class Batcher:
         for generation in [*self._running, *self._waiting]:
             if generation._cancelled.is_set():
                 self._end(generation, Ended.CANCELLED)
-        while self._waiting and len(self._running) < self._most:
+        while self._waiting and len(self._running) < self._most and self._has_room(self._waiting[0]):
             newcomer = self._waiting.popleft()
-            newcomer._stream = self._model.stream()
+            newcomer._stream = self._model.stream(len(newcomer.prompt) + newcomer.sampling.max_tokens)
             self._running.append(newcomer)
         growing = [generation for generation in self._running if generation.tokens]
         coming = next((generation for generation in self._running if not generation.tokens), None)
         if coming is not None:
             self._guarded([coming], self._take_in)
         self._guarded([generation for generation in growing if generation.ended is None], self._grow)
+
+    def _has_room(self, newcomer: Generation) -> bool:
+        taken = sum(generation.set_aside for generation in self._running)
+        return taken + newcomer.set_aside <= self._memory_bytes
+
+    def abandon(self, cause: Exception) -> None:
+        """End every text, because a step failed as a whole: none is left waiting for a token that never comes."""
+        _log.error("a step of generation failed: %s", described(cause))
+        while not self._coming.empty():
+            self._waiting.append(self._coming.get())
+        for generation in [*self._running, *self._waiting]:
+            generation.error = EngineError(f"Generating failed: {type(cause).__name__}.", hint="See the log.")
+            self._end(generation, Ended.ERROR)
 
     def _guarded(self, generations: list[Generation], work: Callable[[list[Generation]], None]) -> None:
         """What fails together is tried one by one, so that the guilty text alone ends with the error."""

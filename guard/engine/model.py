@@ -91,9 +91,9 @@ class TreeModel:
         self._forward(_chain(tokens, 0, read=False), None, 0, lambda _, kernels, k, v: kept.append(kernels.keep(k, v)))
         return Prefix(tuple(kept))
 
-    def stream(self) -> Stream:
-        """An empty one."""
-        return Stream([Ring(self.geometries[kind].window) for kind in self._kinds])
+    def stream(self, most: int | None = None) -> Stream:
+        """An empty one, of `most` tokens at the end, where that is known."""
+        return Stream([Ring(self.geometries[kind].window, most) for kind in self._kinds])
 
     @torch.inference_mode()
     def extend(self, stream: Stream, tokens: Ids, chunk: int) -> Tensor:

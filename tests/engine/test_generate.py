@@ -203,6 +203,42 @@ def test_an_engine_generates_and_scores_at_the_same_time(engine):
     assert max(waited) < 5
 
 
+def test_a_text_waits_for_room(model):
+    one = model.kept_bytes(15, rolling=True)
+    batcher = Batcher(model, 4, 8, memory_bytes=2 * one)
+    texts = [batcher.submit(ids(5, n), Sampling(max_tokens=10)) for n in range(5)]
+    most = 0
+    while any(text.ended is None for text in texts):
+        batcher.step()
+        most = max(most, len(batcher._running))
+        assert batcher.num_bytes <= 2 * one
+    assert most == 2 and all(text.ended is Ended.LENGTH for text in texts)
+    with pytest.raises(EngineError, match="bytes"):
+        Batcher(model, 4, 8, memory_bytes=one - 1).submit(ids(5), Sampling(max_tokens=10))
+
+
+def test_a_reader_who_leaves_ends_the_text(engine):
+    text = engine.generate(ids(5), Sampling(max_tokens=200))
+    for _ in text:
+        break
+    for _ in range(500):
+        if text.ended is not None:
+            break
+        time.sleep(0.01)
+    assert text.ended is Ended.CANCELLED and len(text.tokens) < 200
+
+
+def test_a_step_that_fails_as_a_whole_leaves_nobody_waiting(engine, monkeypatch):
+    def broken(self: Batcher) -> None:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batcher, "step", broken)
+        with pytest.raises(EngineError, match="RuntimeError"):
+            list(engine.generate(ids(5), Sampling(max_tokens=4)))
+    assert len(list(engine.generate(ids(5), Sampling(max_tokens=4)))) == 4
+
+
 def test_turns_go_to_who_waited_longest():
     turns, order = Turns(), []
 
