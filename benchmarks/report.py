@@ -34,7 +34,7 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 def figures(found: Results) -> str:
     """All tables, in the order of the benchmarks."""
-    sections = (_scoring, _questions, _latency, _window, _heads, _company, _embedded)
+    sections = (_scoring, _questions, _latency, _window, _stream, _heads, _company, _embedded)
     where = found["scoring"]
     faults = [f"{name}: {fault}" for name, line in found.items() for fault in line["faults"]]
     held = f"What did not hold: {'; '.join(faults)}." if faults else "Everything that the benchmarks promise held."
@@ -115,6 +115,25 @@ The whole pre-fill of {line["length"]} tokens, linear layers included: {took["fu
 the window.
 
 ![window against full attention](plots/window.svg)"""
+
+
+def _stream(found: Results) -> str:
+    line = found["stream"]
+    whole, windowed = line["cases"]["whole"], line["cases"]["window"]
+    rows: list[list[object]] = [
+        [
+            f"{int(n):,}",
+            *(f"{case[n][what] / 2**20:,.1f}" for what in ("resident", "peak") for case in (whole, windowed)),
+        ]
+        for n in whole
+    ]
+    head = ["tokens", "held, whole", f"held, W = {line['window']:,}", "peak, whole", f"peak, W = {line['window']:,}"]
+    return f"""### A running text
+
+MiB that a text holds between calls, and at the peak while it grows by {line["chunk"]:,} at a time ({line["layers"]}
+layers of the reference model; the peak is the operating system's, products and allocator included):
+
+{table(head, rows)}"""
 
 
 def _heads(found: Results) -> str:

@@ -123,6 +123,10 @@ class _TorchLayout:
     longest: int  # path, past included
 
 
+_MOST_QUERIES = 256  # of a piece
+_PAIRS = 2**19  # of a query and a key that are met at once: what the scores of all heads take at the peak
+
+
 class TorchKernels:
     """On any device: pieces of similar length are padded to one, and two products meet the past and their own keys."""
 
@@ -143,8 +147,11 @@ class TorchKernels:
         else:
             seen, past_positions = slice(0, len(past)), past
 
+        longest = _PAIRS // (len(past_positions) + len(made.tokens))
+
         def grouped(read_only: bool) -> list[_Group]:
-            found = groups(pieces(made, window, read_only))
+            parts = pieces(made, window, read_only, longest=min(_MOST_QUERIES, max(1, longest)))
+            found = groups(parts, past=len(past_positions), most=_PAIRS)
             return [_pad(group, past_positions, window, self._device) for group in found]
 
         rows, positions = (torch.tensor(x, dtype=torch.long, device=self._device) for x in (made.rows, made.positions))

@@ -161,10 +161,10 @@ Piece(rows=range(2, 3), positions=range(5, 6), keys=[1, 2], first_key=4)]
             row += end - start
 
 
-def groups(pieces: Iterable[Piece], most: int = 1024, slack: float = 1.3) -> Iterator[list[Piece]]:
+def groups(pieces: Iterable[Piece], past: int = 0, most: int = 2**19, slack: float = 1.3) -> Iterator[list[Piece]]:
     """Pieces of similar size, to be padded to a common one: none is below 1 / `slack` of the group's largest.
 
-    A group holds at most `most` queries, or one piece.
+    A group has at most `most` pairs of a query and a key, with the `past` keys that all share, or it is one piece.
     """
     group: list[Piece] = []
     for piece in sorted(pieces, key=lambda p: (len(p.rows), len(p.keys), p.rows.start)):
@@ -172,7 +172,7 @@ def groups(pieces: Iterable[Piece], most: int = 1024, slack: float = 1.3) -> Ite
         too_long = (
             len(piece.rows) > slack * len(smallest.rows) or len(piece.keys) > slack * len(smallest.keys) + 8
         )  # fmt: skip
-        if group and ((len(group) + 1) * len(piece.rows) > most or too_long):
+        if group and ((len(group) + 1) * len(piece.rows) * (past + len(piece.keys)) > most or too_long):
             yield group
             group = []
         group.append(piece)

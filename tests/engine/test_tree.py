@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.engine.request import Request, answers
-from guard.engine.tree import batches, groups, pieces, plan
+from guard.engine.tree import Piece, batches, groups, pieces, plan
 
 SEGMENT = st.lists(st.integers(3, 6), min_size=1, max_size=4).map(tuple)
 REQUEST = st.builds(
@@ -105,6 +105,12 @@ def test_the_questions_about_one_content_are_not_torn_apart_where_one_batch_hold
     for batch in batches(list(enumerate(asked)), 75):  # 21 + 13 tokens a content: two fit, and half of a third
         found = [request.segments[1] for _, request in batch]
         assert sorted(map(found.count, set(found))) == [13, 13]
+
+
+def test_groups_stay_within_their_pairs_of_queries_and_keys():
+    found = [Piece(range(10), range(10), [0] * 30, 0)] * 20
+    assert [len(group) for group in groups(found, past=70, most=3999)] == [3] * 6 + [2]
+    assert [len(group) for group in groups(found, past=70, most=1)] == [1] * 20
 
 
 @settings(max_examples=60, deadline=None)
