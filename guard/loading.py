@@ -55,7 +55,7 @@ def folder_of(model: str, files: Sequence[str] = ()) -> Path:
         return shipped("models") / "embedded"
     from guard.engine.checkpoint import model_folder
 
-    return model_folder(model, files) if files else model_folder(model)
+    return model_folder(model, files)
 
 
 def shape_of(model: str) -> Shape:

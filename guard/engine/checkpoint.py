@@ -15,11 +15,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as hf_logging
 
+from guard.engine.linear import ACTIVATIONS, activation_of
 from guard.engine.sizing import Shape
 from guard.errors import ModelUnavailable
 
 SUPPORTED = ("gemma2", "gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3")
-_ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 # Frequencies that do not change with the length of the text; longrope's do not below its first length (`positions`).
 _ROTARY = ("default", "linear", "llama3", "yarn", "longrope")
 _LAYERS = ("full_attention", "sliding_attention")
@@ -28,7 +28,7 @@ _FULLY_HASHED = 2**28  # bytes; of a larger weight file only both ends are hashe
 _ENDS = 2**20
 
 
-def model_folder(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
+def model_folder(name: str, files: Sequence[str] = ()) -> Path:
     """The folder of a model: `name` itself if it is one, else what was fetched of that Hugging Face model id.
 
     Raises `ModelUnavailable`.
@@ -38,7 +38,7 @@ def model_folder(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*files]))
+        return Path(snapshot_download(name, allow_patterns=[*(files or _HUB_FILES)]))
     except Exception as cause:  # the hub client raises errors of many libraries
         raise ModelUnavailable(
             f"Model {name!r} is no folder here and could not be fetched: {type(cause).__name__}.",
@@ -111,14 +111,14 @@ def _refuse_other_weights(info: Any, folder: Path) -> None:
 
 
 def _refuse_unsupported(config: Any, folder: Path) -> None:
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    activation = activation_of(config)
     kinds = layer_kinds(config)
     window = getattr(config, "sliding_window", None)
     rotary = [part["rope_type"] for part in rotary_parameters(config).values()]
     if getattr(config, "use_bidirectional_attention", False):
         fault, hint = "attention that also looks ahead is not supported", "Take a decoder."
-    elif activation not in _ACTIVATIONS:
-        fault, hint = f"hidden_act {activation!r} is not supported", f"Supported: {', '.join(_ACTIVATIONS)}."
+    elif activation not in ACTIVATIONS:
+        fault, hint = f"hidden_act {activation!r} is not supported", f"Supported: {', '.join(ACTIVATIONS)}."
     elif unknown := sorted({*rotary} - {*_ROTARY}):
         fault, hint = f"rope_type {unknown[0]!r} is not supported", f"Supported: {', '.join(_ROTARY)}."
     elif unknown := sorted({*kinds} - {*_LAYERS}):

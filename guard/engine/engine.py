@@ -61,7 +61,7 @@ class TorchEngine:
         with self._lock:
             self._store.pin(prefixes)
             for tokens in prefixes:
-                fault = self._unknown_token(tokens) or self._too_large(len(tokens), 0)
+                fault = self._model.unknown_token(tokens) or self._model.too_large(len(tokens), self._memory_bytes)
                 if fault is not None:
                     raise fault
                 if self._store.get(tokens) is None and not self._store.put(tokens, self._model.prefill(tokens)):
@@ -88,7 +88,8 @@ class TorchEngine:
 
         A text whose extension failed can be neither extended nor asked about any more.
         """
-        fault = self._unknown_token(tokens) or self._too_large(stream.length, len(tokens), rolling=True)
+        length = stream.length + len(tokens)
+        fault = self._model.unknown_token(tokens) or self._model.too_large(length, self._memory_bytes, rolling=True)
         if stream.broken or fault:
             raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
         with self._lock:
@@ -138,31 +139,9 @@ class TorchEngine:
             return EngineError("A request needs a prefix, a segment behind it and labels, none of them empty.")
         if len(set(request.labels)) < len(request.labels):
             return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
-        found = (self._unknown_token(part) for part in (*parts, (request.terminator,)))
-        prefix, own = behind.length if behind else len(request.segments[0]), own_tokens(request)
-        return next(filter(None, found), None) or self._too_large(prefix, own, rolling=behind is not None)
-
-    def _unknown_token(self, tokens: Ids) -> EngineError | None:
-        vocab = self._model.vocab_size
-        outside = next((token for token in tokens if not 0 <= token < vocab), None)
-        if outside is None:
-            return None
-        return EngineError(f"Token id {outside} is outside the vocabulary of {vocab}.", hint="Check the tokenizer.")
-
-    def _too_large(self, prefix: int, own: int, rolling: bool = False) -> EngineError | None:
-        length, positions = prefix + own, self._model.max_positions
-        if length > positions:
-            return EngineError(
-                f"The request has {length} tokens; the model has {positions} positions.",
-                hint="Judge the text in passages.",
-            )
-        size = self._model.kept_bytes(length, rolling)
-        if size > self._memory_bytes:
-            return EngineError(
-                f"The keys and values of {length} tokens take {size} bytes; the memory is {self._memory_bytes}.",
-                hint="Raise memory_mb, or judge the text in passages.",
-            )
-        return None
+        found = (self._model.unknown_token(part) for part in (*parts, (request.terminator,)))
+        length = (behind.length if behind else len(request.segments[0])) + own_tokens(request)
+        return next(filter(None, found), None) or self._model.too_large(length, self._memory_bytes, behind is not None)
 
     def _score_or_retry(self, requests: list[Request], behind: Stream | None = None) -> list[LogProbs | EngineError]:
         """A batch that fails is asked again one by one: only the guilty request gets the error."""

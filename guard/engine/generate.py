@@ -103,19 +103,11 @@ class Batcher:
         """A text that begins with `prompt`. Raises `EngineError` for one that cannot be."""
         if not prompt:
             raise EngineError("There is nothing to go on from: the prompt is empty.")
-        length, positions = len(prompt) + sampling.max_tokens, self._model.max_positions
-        if length > positions:
-            raise EngineError(f"{length} tokens with those to come; the model has {positions} positions.")
-        outside = next((token for token in prompt if not 0 <= token < self._model.vocab_size), None)
-        if outside is not None:
-            raise EngineError(f"Token id {outside} is outside the vocabulary of {self._model.vocab_size}.")
-        size = self._model.kept_bytes(length, rolling=True)
-        if size > self._memory_bytes:
-            raise EngineError(
-                f"The keys and values of {length} tokens take {size} bytes; the memory is {self._memory_bytes}.",
-                hint="Raise memory_mb.",
-            )
-        generation = Generation(prompt, sampling, size)
+        length = len(prompt) + sampling.max_tokens
+        fault = self._model.unknown_token(prompt) or self._model.too_large(length, self._memory_bytes, rolling=True)
+        if fault is not None:
+            raise fault
+        generation = Generation(prompt, sampling, self._model.kept_bytes(length, rolling=True))
         self._coming.put(generation)
         return generation
 
@@ -131,9 +123,7 @@ class Batcher:
 
     def step(self) -> None:
         """Take in a chunk of one prompt, and let every text whose prompt is in grow by one token."""
-        while not self._coming.empty():
-            self._waiting.append(self._coming.get())
-        for generation in [*self._running, *self._waiting]:
+        for generation in self._known():
             if generation._cancelled.is_set():
                 self._end(generation, Ended.CANCELLED)
         while self._waiting and len(self._running) < self._most and self._has_room(self._waiting[0]):
@@ -153,11 +143,14 @@ class Batcher:
     def abandon(self, cause: Exception) -> None:
         """End every text, because a step failed as a whole: none is left waiting for a token that never comes."""
         _log.error("a step of generation failed: %s", described(cause))
+        for generation in self._known():
+            self._fail(generation, cause)
+
+    def _known(self) -> list[Generation]:
+        """Every text that has not ended, those included that came since the last step."""
         while not self._coming.empty():
             self._waiting.append(self._coming.get())
-        for generation in [*self._running, *self._waiting]:
-            generation.error = EngineError(f"Generating failed: {type(cause).__name__}.", hint="See the log.")
-            self._end(generation, Ended.ERROR)
+        return [*self._running, *self._waiting]
 
     def _guarded(self, generations: list[Generation], work: Callable[[list[Generation]], None]) -> None:
         """What fails together is tried one by one, so that the guilty text alone ends with the error."""
@@ -173,8 +166,7 @@ class Batcher:
                 return
             _log.error("generating %d texts failed: %s", len(generations), described(cause))
             for generation in generations:
-                generation.error = EngineError(f"Generating failed: {type(cause).__name__}.", hint="See the log.")
-                self._end(generation, Ended.ERROR)
+                self._fail(generation, cause)
 
     def _take_in(self, generations: list[Generation]) -> None:
         (generation,) = generations
@@ -194,8 +186,7 @@ class Batcher:
             try:
                 token = chosen(log_probs, generation.sampling, generation._draws)
             except EngineError as cause:
-                generation.error = cause
-                self._end(generation, Ended.ERROR)
+                self._fail(generation, cause)
                 continue
             if token in generation.sampling.stops:
                 self._end(generation, Ended.STOP)
@@ -204,6 +195,14 @@ class Batcher:
             generation._coming.put(token)
             if len(generation.tokens) == generation.sampling.max_tokens:
                 self._end(generation, Ended.LENGTH)
+
+    def _fail(self, generation: Generation, cause: Exception) -> None:
+        """End it with an error of ours as it stands, or with one that names another's."""
+        if isinstance(cause, EngineError):
+            generation.error = cause
+        else:
+            generation.error = EngineError(f"Generating failed: {type(cause).__name__}.", hint="See the log.")
+        self._end(generation, Ended.ERROR)
 
     def _end(self, generation: Generation, why: Ended) -> None:
         generation.ended, generation._stream = why, None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from guard.engine.linear import Linear
+from guard.engine.linear import Linear, activation_of
 
 
 class Norm(NamedTuple):
@@ -45,10 +45,13 @@ class Dense:
     activation: str
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.up.times(x, self.gate.activated(x, self.activation)))
+        return self.down(self._gated(x))
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        return self.down.plus(self.up.times(x, self.gate.activated(x, self.activation)), other)
+        return self.down.plus(self._gated(x), other)
+
+    def _gated(self, x: Tensor) -> Tensor:
+        return self.up.times(x, self.gate.activated(x, self.activation))
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Linear:
 
 
 def _mlp(module: Any, config: Any) -> Mlp:
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    activation = activation_of(config)
     if hasattr(module, "experts"):
         experts = module.experts
         pairs = zip(experts.gate_up_proj.detach(), experts.down_proj.detach(), strict=True)

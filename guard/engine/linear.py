@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +11,16 @@ from torch.nn.functional import gelu, linear, silu
 
 _POINTWISE = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer with a fused tail
 # activation -> oneDNN's name, its variant, and the same in torch
-_ACTIVATIONS: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
+ACTIVATIONS: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
     "silu": ("swish", "", silu),
     "gelu_pytorch_tanh": ("gelu", "tanh", lambda x: gelu(x, approximate="tanh")),
 }
+
+
+def activation_of(config: Any) -> str:
+    """The name of an MLP's activation in a Hugging Face configuration; Gemma's own field goes before the common one."""
+    name: str = getattr(config, "hidden_activation", None) or config.hidden_act
+    return name
 
 
 class Linear:
@@ -36,7 +43,7 @@ class Linear:
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
         """activation(x W^T + b)."""
-        name, variant, function = _ACTIVATIONS[activation]
+        name, variant, function = ACTIVATIONS[activation]
         if not self._packed:
             return function(self(x))
         return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, name, [], variant))

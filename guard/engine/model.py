@@ -23,7 +23,7 @@ from guard.engine.linear import Linear
 from guard.engine.native import BuildFailed, NativeKernels
 from guard.engine.request import Ids
 from guard.engine.tree import Node, Plan, Read
-from guard.errors import ModelUnavailable
+from guard.errors import EngineError, ModelUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class TreeModel:
         config, decoder = model.config, model.model
         self.vocab_size: int = config.vocab_size
         self.max_positions = checkpoint.positions(config)
+        self._shape = checkpoint.shape_of(config)
         self.device = decoder.embed_tokens.weight.device
         self._embedding: Tensor = decoder.embed_tokens.weight.detach()
         self._embedding_scale: float = getattr(decoder.embed_tokens, "scalar_embed_scale", 1.0)
@@ -69,12 +70,32 @@ class TreeModel:
 
     def kept_bytes(self, tokens: int, rolling: bool = False) -> int:
         """Memory for the keys and values of that many tokens in all layers; rolling: of no more than W in each."""
-        numbers = 0
-        for shape in (self.geometries[kind] for kind in self._kinds):
-            numbers += (
-                2 * shape.num_kv_heads * shape.head_size * (min(tokens, shape.window or tokens) if rolling else tokens)
+        shape = self._shape if rolling else self._shape.regrouped(self._shape.kv_heads, window=0)
+        return shape.cache_bytes(tokens, self._embedding.element_size())
+
+    def unknown_token(self, tokens: Ids) -> EngineError | None:
+        """The error of a token that the model does not have, or None."""
+        outside = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
+        if outside is None:
+            return None
+        return EngineError(
+            f"Token id {outside} is outside the vocabulary of {self.vocab_size}.", hint="Check the tokenizer."
+        )
+
+    def too_large(self, length: int, memory_bytes: int, rolling: bool = False) -> EngineError | None:
+        """The error of so many tokens that exceed the positions or, as `kept_bytes` counts, the memory; or None."""
+        if length > self.max_positions:
+            return EngineError(
+                f"The request has {length} tokens; the model has {self.max_positions} positions.",
+                hint="Judge the text in passages.",
             )
-        return numbers * self._embedding.element_size()
+        size = self.kept_bytes(length, rolling)
+        if size > memory_bytes:
+            return EngineError(
+                f"The keys and values of {length} tokens take {size} bytes; the memory is {memory_bytes}.",
+                hint="Raise memory_mb, or judge the text in passages.",
+            )
+        return None
 
     @torch.inference_mode()
     def hidden(self, made: Plan, past: Prefix | Stream | None, length: int) -> Tensor:
@@ -116,7 +137,7 @@ class TreeModel:
     @torch.inference_mode()
     def decode(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Tensor:
         """Take one token into each of N streams; their hidden states, normed: (N, d)."""
-        plans = [_chain((token,), stream.length, read=True) for stream, token in zip(streams, tokens, strict=True)]
+        plans = [_chain((token,), stream.length, read=False) for stream, token in zip(streams, tokens, strict=True)]
         layouts = [
             {kind: kernels.layout(made, self._slots(stream, kind)) for kind, kernels in self._stream_kernels.items()}
             for made, stream in zip(plans, streams, strict=True)
