@@ -20,7 +20,7 @@ from guard.moderator import Moderator
 from guard.policy import load_policy
 from guard.resources import shipped
 from guard.tokenizer import load_tokenizer
-from tests.engine.test_families import saved
+from tests.families import saved
 
 ESCAPE = "\x1b[31mred\x1b[0m\x07 [bold red]markup[/] \u202eback\x9b2J"
 FILE = """\

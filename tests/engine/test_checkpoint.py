@@ -17,7 +17,7 @@ from guard.engine.engine import TorchEngine
 from guard.engine.native import BuildFailed
 from guard.engine.request import Request
 from guard.errors import ModelUnavailable
-from tests.engine.test_families import saved
+from tests.families import saved
 from tests.oracles import tiny_mistral
 
 

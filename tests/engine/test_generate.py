@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from pathlib import Path
@@ -19,16 +18,11 @@ from guard.engine.generate import Batcher, Ended, Generation, Sampling, chosen
 from guard.engine.model import TreeModel
 from guard.engine.request import Request
 from guard.errors import EngineError
-from tests.engine.test_families import saved
+from tests.families import ids, saved
 from tests.oracles import tiny_mistral
 
 WINDOW = 8
 LENGTHS = (1, 5, WINDOW, 2 * WINDOW + 1, 30)
-
-
-def ids(length: int, seed: int = 0) -> tuple[int, ...]:
-    draw = random.Random(seed)
-    return tuple(draw.randrange(3, 61) for _ in range(length))
 
 
 @pytest.fixture(scope="module", params=[WINDOW, None])

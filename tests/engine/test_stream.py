@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from guard.engine.cache import Ring, slots
 from guard.engine.model import TreeModel
 from guard.engine.request import Request, answers
 from guard.engine.tree import plan
-from tests.engine.test_families import saved
+from tests.families import ids, saved
 from tests.oracles import full_matrix_logits, tiny_mistral
 
 WINDOW = 8
@@ -36,11 +35,6 @@ def reference(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def model(folder: Path, reference: Any) -> TreeModel:
     return TreeModel.load(folder, "float32")
-
-
-def ids(length: int, seed: int = 0) -> tuple[int, ...]:
-    draw = random.Random(seed)
-    return tuple(draw.randrange(3, 61) for _ in range(length))
 
 
 def furthest(found: torch.Tensor, expected: torch.Tensor) -> float:
