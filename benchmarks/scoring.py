@@ -23,7 +23,7 @@ from benchmarks.measure import FOLDER, emit, seconds
 from benchmarks.peers import setup
 from benchmarks.workload import SHAPE, Work, prepare, random_ids
 from guard.engine.engine import TorchEngine
-from guard.engine.linear import Linear
+from guard.engine.linear import PackedLinear, laid_out
 from guard.engine.request import Request
 from guard.errors import EngineError
 
@@ -104,7 +104,7 @@ def products(num_tokens: int = 2048) -> dict[str, Any]:
     shapes = {"qkv": (d + kv, d), "out": (d, d), "gate": (mlp, d), "up": (mlp, d), "down": (d, mlp)}
     made = {}
     for name, (out, inside) in shapes.items():
-        layer = Linear((torch.randn(out, inside) * 0.02).bfloat16())
+        layer = laid_out((torch.randn(out, inside) * 0.02).bfloat16())
         x = torch.randn(num_tokens, inside).bfloat16()
         made[name] = partial(layer, x)
     return made
@@ -151,7 +151,7 @@ def parts(work: Work, engine: TorchEngine) -> dict[str, float]:
     spent = dict.fromkeys(("linear layers", "attention", "norms"), 0.0)
     (kernels,) = engine._model.kernels.values()
     with (
-        timed(Linear, ("__call__", "activated", "times", "plus"), spent, "linear layers"),
+        timed(PackedLinear, ("__call__", "activated", "times", "plus"), spent, "linear layers"),
         timed(kernels, ("attend",), spent, "attention"),
         timed(kernels, ("norm",), spent, "norms"),
     ):

@@ -31,6 +31,7 @@ def load_moderator(settings: Settings) -> Moderator:
             folder,
             dtype=settings.dtype,
             kernels=settings.kernels,
+            weights=settings.weights,
             threads=settings.threads,
             batch_tokens=settings.batch_tokens,
             memory_bytes=settings.memory_mb * 2**20,

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Folders of further policy files."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies it natively, else float32."""
+    weights: Literal["full", "int8", "int4", "nf4"] = "full"
+    """How a model's matrices are held: `int8` and `int4` save memory on the CPU, `nf4` on a GPU; see docs/models.md."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of the engine; 0 takes one per core."""
     kernels: Literal["auto", "native", "torch"] = "auto"

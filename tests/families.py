@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,8 @@ def ids(length: int, seed: int = 0) -> tuple[int, ...]:
     """Random tokens of the checkpoints' vocabulary, none of them a control token."""
     draw = random.Random(seed)
     return tuple(draw.randrange(3, 61) for _ in range(length))
+
+
+def furthest(found: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The largest difference between log-probabilities."""
+    return max(abs(a - b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guard.engine.attention import Kept
-from guard.engine.request import Ids
+from guard.engine.request import BASE, Ids
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Prefix:
     """Keys and values of P tokens in each of L layers, rotated to the positions 0..P-1."""
 
     layers: tuple[Kept, ...]
+    adapter: str = BASE  # under which they were computed, and so must be what comes behind them
 
     @property
     def num_bytes(self) -> int:
@@ -26,29 +27,30 @@ class Prefix:
 
 
 class PrefixStore:
-    """Prefixes by their tokens; those that are pinned stay, of the others the least recently used goes first.
+    """Prefixes by tokens and adapter; those that are pinned stay, of the others the least recently used goes first.
 
-    The dictionary finds a prefix by the hash of its tokens and takes it only if all tokens are equal.
+    The dictionary finds a prefix by the hash of its tokens and takes it only if all tokens are equal. An adapter has
+    keys and values of its own.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._held: OrderedDict[Ids, Prefix] = OrderedDict()
-        self._pinned: frozenset[Ids] = frozenset()
+        self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
+        self._pinned: frozenset[tuple[str, Ids]] = frozenset()
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
     def pin(self, prefixes: Collection[Ids]) -> None:
-        """Name the prefixes that are never forgotten, in place of those named before; held or not."""
-        self._pinned = frozenset(prefixes)
+        """Name the prefixes, without an adapter, that are never forgotten, in place of those before; held or not."""
+        self._pinned = frozenset((BASE, tokens) for tokens in prefixes)
 
-    def get(self, tokens: Ids) -> Prefix | None:
+    def get(self, tokens: Ids, adapter: str = BASE) -> Prefix | None:
         """The prefix, if it is held; it then counts as used."""
-        prefix = self._held.get(tokens)
+        prefix = self._held.get((adapter, tokens))
         if prefix is not None:
-            self._held.move_to_end(tokens)
+            self._held.move_to_end((adapter, tokens))
         return prefix
 
     def put(self, tokens: Ids, prefix: Prefix) -> bool:
@@ -60,7 +62,7 @@ class PrefixStore:
             if self.num_bytes + prefix.num_bytes <= self._budget:
                 break
             self.num_bytes -= self._held.pop(key).num_bytes
-        self._held[tokens] = prefix
+        self._held[prefix.adapter, tokens] = prefix
         self.num_bytes += prefix.num_bytes
         return True
 
@@ -127,8 +129,9 @@ class Stream:
     A question about it is a tree behind it: it reads the buffers and writes nothing, so asking copies nothing.
     """
 
-    def __init__(self, rings: list[Ring]) -> None:
+    def __init__(self, rings: list[Ring], adapter: str = BASE) -> None:
         self.rings = rings
+        self.adapter = adapter
         self.length = 0
         self.broken = False  # an extension failed half-way
 

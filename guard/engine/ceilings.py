@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from guard.engine.checkpoint import pick_dtype
-from guard.engine.linear import Linear
+from guard.engine.linear import laid_out
 from guard.engine.sizing import Machine
 
 _ROUNDS = 5
@@ -21,7 +21,7 @@ def measured() -> Machine:
     dtype = pick_dtype("auto", device)
     rows, inside, outside = (8192, 4096, 4096) if device == "cuda" else (2048, 2048, 2048)
     x = torch.randn(rows, inside, device=device).to(dtype)
-    layer = Linear(torch.randn(outside, inside, device=device).to(dtype))
+    layer = laid_out(torch.randn(outside, inside, device=device).to(dtype))
     much = torch.zeros(_READ // 8, dtype=torch.int64, device=device)
     return Machine(
         operations=2 * rows * inside * outside / _fastest(lambda: layer(x), device),

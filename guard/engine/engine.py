@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ import torch
 from guard.engine.cache import Prefix, PrefixStore, Stream
 from guard.engine.generate import Batcher, Generation, Sampling
 from guard.engine.model import TreeModel
-from guard.engine.request import Ids, LogProbs, Request
+from guard.engine.quantized import FULL
+from guard.engine.request import BASE, Ids, LogProbs, Request
 from guard.engine.tree import batches, own_tokens, plan
 from guard.errors import EngineError, described
 
@@ -46,12 +47,13 @@ class TorchEngine:
     @classmethod
     def load(
         cls, folder: Path, *, dtype: str = "auto", kernels: str = "auto", threads: int = 0, batch_tokens: int = 2048,
-        memory_bytes: int = 2**30,
+        memory_bytes: int = 2**30, weights: str = FULL, adapters: Mapping[str, Path] | None = None,
     ) -> TorchEngine:  # fmt: skip
-        """An engine on the checkpoint in `folder`. Raises `ModelUnavailable`."""
+        """An engine on the checkpoint in `folder`, and on LoRA adapters by name. Raises `ModelUnavailable`."""
         if threads:
             torch.set_num_threads(threads)
-        return cls(TreeModel.load(folder, dtype, kernels), batch_tokens=batch_tokens, memory_bytes=memory_bytes)
+        model = TreeModel.load(folder, dtype, kernels, weights, adapters)
+        return cls(model, batch_tokens=batch_tokens, memory_bytes=memory_bytes)
 
     def pin(self, prefixes: Sequence[Ids]) -> None:
         """Keep these prefixes, computed now, whatever else comes; they replace those pinned before.
@@ -79,9 +81,11 @@ class TorchEngine:
                     results[number] = result
         return [result if result is not None else EngineError("The request got no answer.") for result in results]
 
-    def stream(self) -> Stream:
-        """An empty running text, to be extended and asked about."""
-        return self._model.stream()
+    def stream(self, adapter: str = BASE) -> Stream:
+        """An empty running text under an adapter, to be extended and asked about. Raises `EngineError`."""
+        if fault := self._model.unknown_adapter(adapter):
+            raise fault
+        return self._model.stream(adapter=adapter)
 
     def extend(self, stream: Stream, tokens: Ids) -> None:
         """Take tokens into a running text; the work is that of the new tokens. Raises `EngineError`.
@@ -101,7 +105,7 @@ class TorchEngine:
                 raise EngineError(f"Extending failed: {type(cause).__name__}.", hint="See the log.") from cause
 
     def ask(self, stream: Stream, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
-        """As `score`, of requests that stand behind a running text: their first segment is empty."""
+        """As `score`, of requests that stand behind a running text, under its adapter: their first segment is empty."""
         if stream.broken or not stream.length:
             raise EngineError("There is no text to ask about.", hint="Extend it first.")
         faults = [self._refusal(request, behind=stream) for request in requests]
@@ -110,10 +114,10 @@ class TorchEngine:
             found = iter(self._score_or_retry(sound, stream) if sound else [])
         return [next(found) if fault is None else fault for fault in faults]
 
-    def generate(self, prompt: Ids, sampling: Sampling) -> Generation:
+    def generate(self, prompt: Ids, sampling: Sampling, adapter: str = BASE) -> Generation:
         """A text that goes on from `prompt`; iterate over it for its tokens. Raises `EngineError` for a bad prompt."""
         with self._starting:
-            generation = self._batcher.submit(prompt, sampling)
+            generation = self._batcher.submit(prompt, sampling, adapter)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="guard-generate", daemon=True)
                 self._worker.start()
@@ -139,6 +143,10 @@ class TorchEngine:
             return EngineError("A request needs a prefix, a segment behind it and labels, none of them empty.")
         if len(set(request.labels)) < len(request.labels):
             return EngineError("Two labels have the same tokens.", hint="Give one of them another name.")
+        if behind is not None and request.adapter not in (BASE, behind.adapter):
+            return EngineError(f"The text is under the adapter {behind.adapter!r}, the question {request.adapter!r}.")
+        if fault := self._model.unknown_adapter(request.adapter):
+            return fault
         found = (self._model.unknown_token(part) for part in (*parts, (request.terminator,)))
         length = (behind.length if behind else len(request.segments[0])) + own_tokens(request)
         return next(filter(None, found), None) or self._model.too_large(length, self._memory_bytes, behind is not None)
@@ -157,7 +165,8 @@ class TorchEngine:
         tokens = requests[0].segments[0]
         length = behind.length if behind else len(tokens)
         made = plan(requests, length - len(tokens))
-        log_probs = self._model.log_probs(self._model.hidden(made, behind or self._prefix(tokens), length))
+        past = behind or self._prefix(tokens, requests[0].adapter)
+        log_probs = self._model.log_probs(self._model.hidden(made, past, length))
         place = {row: i for i, row in enumerate(made.rows)}
         picked = log_probs[[place[read.row] for read in made.reads], [read.token for read in made.reads]].tolist()
         sums = [[0.0] * len(request.labels) for request in requests]
@@ -165,10 +174,10 @@ class TorchEngine:
             sums[read.request][read.answer] += value
         return [_checked(values) for values in sums]
 
-    def _prefix(self, tokens: Ids) -> Prefix:
-        prefix = self._store.get(tokens)
+    def _prefix(self, tokens: Ids, adapter: str) -> Prefix:
+        prefix = self._store.get(tokens, adapter)
         if prefix is None:
-            prefix = self._model.prefill(tokens)
+            prefix = self._model.prefill(tokens, adapter)
             self._store.put(tokens, prefix)
         return prefix
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from guard.engine.cache import Stream
 from guard.engine.model import TreeModel
-from guard.engine.request import Ids
+from guard.engine.request import BASE, Ids
 from guard.errors import EngineError, described
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Generation:
 
     prompt: Ids
     sampling: Sampling
+    adapter: str = BASE
     set_aside: int = 0  # bytes that it may come to hold
     tokens: list[int] = field(default_factory=list)
     ended: Ended | None = None
@@ -99,15 +100,19 @@ class Batcher:
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
 
-    def submit(self, prompt: Ids, sampling: Sampling) -> Generation:
-        """A text that begins with `prompt`. Raises `EngineError` for one that cannot be."""
+    def submit(self, prompt: Ids, sampling: Sampling, adapter: str = BASE) -> Generation:
+        """A text that begins with `prompt`, under an adapter. Raises `EngineError` for one that cannot be."""
         if not prompt:
             raise EngineError("There is nothing to go on from: the prompt is empty.")
         length = len(prompt) + sampling.max_tokens
-        fault = self._model.unknown_token(prompt) or self._model.too_large(length, self._memory_bytes, rolling=True)
+        fault = (
+            self._model.unknown_adapter(adapter)
+            or self._model.unknown_token(prompt)
+            or self._model.too_large(length, self._memory_bytes, rolling=True)
+        )
         if fault is not None:
             raise fault
-        generation = Generation(prompt, sampling, self._model.kept_bytes(length, rolling=True))
+        generation = Generation(prompt, sampling, adapter, self._model.kept_bytes(length, rolling=True))
         self._coming.put(generation)
         return generation
 
@@ -128,7 +133,8 @@ class Batcher:
                 self._end(generation, Ended.CANCELLED)
         while self._waiting and len(self._running) < self._most and self._has_room(self._waiting[0]):
             newcomer = self._waiting.popleft()
-            newcomer._stream = self._model.stream(len(newcomer.prompt) + newcomer.sampling.max_tokens)
+            most = len(newcomer.prompt) + newcomer.sampling.max_tokens
+            newcomer._stream = self._model.stream(most, newcomer.adapter)
             self._running.append(newcomer)
         growing = [generation for generation in self._running if generation.tokens]
         coming = next((generation for generation in self._running if not generation.tokens), None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from guard.engine.linear import Linear, activation_of
+from guard.engine.linear import Linear, LinearMaker, activation_of, laid_out
 
 
 class Norm(NamedTuple):
@@ -34,6 +34,11 @@ class Mlp(Protocol):
         """The same, added to `other` (N, d)."""
         ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -49,6 +54,10 @@ class Dense:
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         return self.down.plus(self._gated(x), other)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.gate.num_bytes + self.up.num_bytes + self.down.num_bytes
 
     def _gated(self, x: Tensor) -> Tensor:
         return self.up.times(x, self.gate.activated(x, self.activation))
@@ -75,6 +84,10 @@ class Experts:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         return other + self(x)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.router.num_bytes + sum(expert.num_bytes for expert in self.experts)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -90,20 +103,25 @@ class Layer:
     mlp: Mlp
     after_mlp: Norm | None
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the matrices."""
+        return sum(part.num_bytes for part in (*self.inputs, self.out, self.mlp))
+
     @classmethod
-    def of(cls, module: Any, config: Any, last: bool) -> Layer:
-        """The layer in a Hugging Face decoder layer."""
+    def of(cls, module: Any, config: Any, last: bool, make: LinearMaker) -> Layer:
+        """The layer in a Hugging Face decoder layer; `make` says how its matrices are held."""
         attention = module.self_attn
         sandwich = hasattr(module, "pre_feedforward_layernorm")  # Gemma: norms behind the blocks too
         return cls(
             attention_norm=norm_of(module.input_layernorm),
-            inputs=_inputs(attention, config, last),
+            inputs=_inputs(attention, config, last, make),
             query_norm=norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None,
             key_norm=norm_of(attention.k_norm) if hasattr(attention, "k_norm") else None,
-            out=_linear(attention.o_proj),
+            out=_linear(attention.o_proj, make),
             after_attention=norm_of(module.post_attention_layernorm) if sandwich else None,
             mlp_norm=norm_of(module.pre_feedforward_layernorm if sandwich else module.post_attention_layernorm),
-            mlp=_mlp(module.mlp, config),
+            mlp=_mlp(module.mlp, config, make),
             after_mlp=norm_of(module.post_feedforward_layernorm) if sandwich else None,
         )
 
@@ -116,7 +134,7 @@ def norm_of(module: Any) -> Norm:
     return Norm(weight, module.variance_epsilon)
 
 
-def _inputs(attention: Any, config: Any, last: bool) -> tuple[Linear, ...]:
+def _inputs(attention: Any, config: Any, last: bool, make: LinearMaker) -> tuple[Linear, ...]:
     if hasattr(attention, "qkv_proj"):  # Phi-3
         weight = attention.qkv_proj.weight.detach()
         keys = config.num_key_value_heads * attention.head_dim
@@ -125,38 +143,39 @@ def _inputs(attention: Any, config: Any, last: bool) -> tuple[Linear, ...]:
     else:
         modules = (attention.q_proj, attention.k_proj, attention.v_proj)
         parts = [(module.weight.detach(), _bias(module)) for module in modules]
-    return (_joined(parts[:1]), _joined(parts[1:])) if last else (_joined(parts),)
+    return tuple(_joined(some, make) for some in ((parts[:1], parts[1:]) if last else (parts,)))
 
 
-def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Linear:
+def _joined(parts: list[tuple[Tensor, Tensor | None]], make: LinearMaker) -> Linear:
     """One linear layer whose outputs are those of several, side by side."""
     biases = [bias for _, bias in parts if bias is not None]
-    return Linear(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
+    return make(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
 
 
-def _mlp(module: Any, config: Any) -> Mlp:
+def _mlp(module: Any, config: Any, make: LinearMaker) -> Mlp:
     activation = activation_of(config)
     if hasattr(module, "experts"):
         experts = module.experts
         pairs = zip(experts.gate_up_proj.detach(), experts.down_proj.detach(), strict=True)
         return Experts(
-            Linear(module.gate.weight.detach()),
-            [_dense(gate_up, Linear(down), activation) for gate_up, down in pairs],
+            laid_out(module.gate.weight.detach()),
+            [_dense(gate_up, make(down, None), activation, make) for gate_up, down in pairs],
             config.num_experts_per_tok,
         )
     if hasattr(module, "gate_up_proj"):  # Phi-3
-        return _dense(module.gate_up_proj.weight.detach(), _linear(module.down_proj), activation)
-    return Dense(_linear(module.gate_proj), _linear(module.up_proj), _linear(module.down_proj), activation)
+        return _dense(module.gate_up_proj.weight.detach(), _linear(module.down_proj, make), activation, make)
+    gate, up, down = (_linear(part, make) for part in (module.gate_proj, module.up_proj, module.down_proj))
+    return Dense(gate, up, down, activation)
 
 
-def _dense(gate_up: Tensor, down: Linear, activation: str) -> Dense:
+def _dense(gate_up: Tensor, down: Linear, activation: str, make: LinearMaker) -> Dense:
     """From gate and up in one matrix (2 I, d)."""
     gate, up = gate_up.chunk(2)
-    return Dense(Linear(gate), Linear(up), down, activation)
+    return Dense(make(gate, None), make(up, None), down, activation)
 
 
-def _linear(module: Any) -> Linear:
-    return Linear(module.weight.detach(), _bias(module))
+def _linear(module: Any, make: LinearMaker) -> Linear:
+    return make(module.weight.detach(), _bias(module))
 
 
 def _bias(module: Any) -> Tensor | None:

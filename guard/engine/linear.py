@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -23,38 +24,82 @@ def activation_of(config: Any) -> str:
     return name
 
 
-class Linear:
-    """x (N, in) -> (N, out).
+class Linear(ABC):
+    """x (N, in) -> (N, out), and what follows the product; a kind that can do both in one step overrides the latter."""
 
-    On the CPU the weight is kept in oneDNN's own order, which spares a copy of it per call and lets what follows the
-    product (`activated`, `times`, `plus`) happen before it is rounded and written. A row's result does not depend on N.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._packed = _packs(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None) if self._packed else weight
-        self._bias = bias
-
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T + b."""
-        if not self._packed:
-            return linear(x, self._weight, self._bias)
-        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, "none", [], ""))
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
         """activation(x W^T + b)."""
-        name, variant, function = ACTIVATIONS[activation]
-        if not self._packed:
-            return function(self(x))
-        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, name, [], variant))
+        return ACTIVATIONS[activation][2](self(x))
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """(x W^T + b) * other."""
-        return self._with(x, other, "mul") if self._packed else self(x) * other
+        return self(x) * other
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """x W^T + b + other."""
-        return self._with(x, other, "add") if self._packed else self(x) + other
+        return self(x) + other
+
+
+LinearMaker = Callable[[Tensor, Tensor | None], Linear]  # from the weight (out, in) and the bias (out,)
+
+
+def laid_out(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """The layer at full precision, as this processor multiplies it best."""
+    return PackedLinear(weight, bias) if _packs(weight) else PlainLinear(weight, bias)
+
+
+class PlainLinear(Linear):
+    """Anywhere; the weight may be a tensor that knows itself how it is multiplied (see `quantized.py`)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, num_bytes: int | None = None) -> None:
+        self._weight, self._bias = weight, bias
+        self._num_bytes = weight.numel() * weight.element_size() if num_bytes is None else num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self._weight, self._bias)
+
+
+class PackedLinear(Linear):
+    """On the CPU: the weight in oneDNN's own order.
+
+    That spares a copy of it per call and lets what follows the product happen before it is rounded and written. A row's
+    result does not depend on N.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self._bias = bias
+        self._num_bytes = weight.numel() * weight.element_size()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, "none", [], ""))
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        name, variant, _ = ACTIVATIONS[activation]
+        return self._fused(x, lambda rows: _POINTWISE(rows, self._weight, self._bias, name, [], variant))
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._with(x, other, "mul")
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._with(x, other, "add")
 
     def _with(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
         return self._fused(

@@ -7,7 +7,7 @@ that are read, and nothing is masked or cached that the tree does not ask for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from guard.engine import checkpoint
+from guard.engine import adapters, checkpoint
 from guard.engine.attention import Geometry, Kept, Kernels, Rotary, TorchKernels
 from guard.engine.cache import Prefix, Ring, Stream
 from guard.engine.layers import Layer, norm_of
-from guard.engine.linear import Linear
+from guard.engine.linear import laid_out
 from guard.engine.native import BuildFailed, NativeKernels
-from guard.engine.request import Ids
+from guard.engine.quantized import FULL, linear_maker
+from guard.engine.request import BASE, Ids
 from guard.engine.tree import Node, Plan, Read
 from guard.errors import EngineError, ModelUnavailable
 
@@ -31,7 +32,11 @@ _log = logging.getLogger(__name__)
 class TreeModel:
     """The weights, and `hidden`, `prefill` and `log_probs` over them."""
 
-    def __init__(self, model: Any, model_id: str, kernels: str = "auto") -> None:
+    def __init__(
+        self, model: Any, model_id: str, kernels: str = "auto", weights: str = FULL,
+        adapter_folders: Mapping[str, Path] | None = None,
+    ) -> None:  # fmt: skip
+        """`model`: a Hugging Face model; `adapter_folders`: LoRA adapters by the names that requests call them."""
         self.model_id = model_id
         config, decoder = model.config, model.model
         self.vocab_size: int = config.vocab_size
@@ -41,8 +46,15 @@ class TreeModel:
         self._embedding: Tensor = decoder.embed_tokens.weight.detach()
         self._embedding_scale: float = getattr(decoder.embed_tokens, "scalar_embed_scale", 1.0)
         self._norm = norm_of(decoder.norm)
-        self._layers = [Layer.of(module, config, module is decoder.layers[-1]) for module in decoder.layers]
-        self._head = Linear(model.lm_head.weight.detach())
+        make = linear_maker(weights)
+        self._layers = [Layer.of(module, config, module is decoder.layers[-1], make) for module in decoder.layers]
+        self._head = laid_out(model.lm_head.weight.detach())
+        self._adapters = {
+            name: adapters.read(folder, model, self._layers) for name, folder in (adapter_folders or {}).items()
+        }
+        self._under = {BASE: self._layers} | {
+            name: adapters.corrected(self._layers, [(slice(None), adapter)]) for name, adapter in self._adapters.items()
+        }
         self._soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
         self._kinds = checkpoint.layer_kinds(config)
         first = {kind: decoder.layers[self._kinds.index(kind)].self_attn for kind in self._kinds}
@@ -57,10 +69,15 @@ class TreeModel:
         }
 
     @classmethod
-    def load(cls, folder: Path, dtype: str, kernels: str = "auto") -> TreeModel:
+    def load(
+        cls, folder: Path, dtype: str, kernels: str = "auto", weights: str = FULL,
+        adapter_folders: Mapping[str, Path] | None = None,
+    ) -> TreeModel:  # fmt: skip
         """Read a checkpoint. Raises `ModelUnavailable` for what is missing, broken or not supported."""
         model = checkpoint.read(folder, dtype)
-        return cls(model, f"{folder.resolve().name}@{checkpoint.fingerprint(folder)}", kernels)
+        rounded = "" if weights == FULL else f"+{weights}"  # they judge otherwise
+        name = f"{folder.resolve().name}@{checkpoint.fingerprint(folder)}{rounded}"
+        return cls(model, name, kernels, weights, adapter_folders)
 
     @property
     def window(self) -> int | None:
@@ -72,6 +89,18 @@ class TreeModel:
         """Memory for the keys and values of that many tokens in all layers; rolling: of no more than W in each."""
         shape = self._shape if rolling else self._shape.regrouped(self._shape.kv_heads, window=0)
         return shape.cache_bytes(tokens, self._embedding.element_size())
+
+    def unknown_adapter(self, name: str) -> EngineError | None:
+        """The error of an adapter that is not loaded, or None."""
+        if name in self._under:
+            return None
+        known = ", ".join(sorted(self._adapters)) or "none"
+        return EngineError(f"There is no adapter {name!r}.", hint=f"Loaded: {known}.")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the layers' matrices, as they are held."""
+        return sum(layer.num_bytes for layer in self._layers)
 
     def unknown_token(self, tokens: Ids) -> EngineError | None:
         """The error of a token that the model does not have, or None."""
@@ -103,18 +132,20 @@ class TreeModel:
 
         The plan stands behind a prefix of `length` tokens, or behind a stream, which is only read.
         """
-        return self._forward(made, past, length, lambda number, kernels, k, v: None)
+        adapter = BASE if past is None else past.adapter
+        return self._forward(made, past, length, lambda number, kernels, k, v: None, adapter)
 
     @torch.inference_mode()
-    def prefill(self, tokens: Ids) -> Prefix:
-        """Keys and values of a prefix that stands at the beginning."""
+    def prefill(self, tokens: Ids, adapter: str = BASE) -> Prefix:
+        """Keys and values of a prefix that stands at the beginning; what comes behind it is under the same adapter."""
         kept: list[Kept] = []
-        self._forward(_chain(tokens, 0, read=False), None, 0, lambda _, kernels, k, v: kept.append(kernels.keep(k, v)))
-        return Prefix(tuple(kept))
+        made = _chain(tokens, 0, read=False)
+        self._forward(made, None, 0, lambda _, kernels, k, v: kept.append(kernels.keep(k, v)), adapter)
+        return Prefix(tuple(kept), adapter)
 
-    def stream(self, most: int | None = None) -> Stream:
-        """An empty one, of `most` tokens at the end, where that is known."""
-        return Stream([Ring(self.geometries[kind].window, most) for kind in self._kinds])
+    def stream(self, most: int | None = None, adapter: str = BASE) -> Stream:
+        """An empty one under an adapter, of `most` tokens at the end, where that is known."""
+        return Stream([Ring(self.geometries[kind].window, most) for kind in self._kinds], adapter)
 
     @torch.inference_mode()
     def extend(self, stream: Stream, tokens: Ids, chunk: int) -> Tensor:
@@ -130,7 +161,7 @@ class TreeModel:
             def write(number: int, kernels: Any, k: Tensor, v: Tensor, at: int = start) -> None:
                 stream.rings[number].write(kernels.keep(k, v, at), at)  # the layer has read its ring by now
 
-            hidden = self._forward(made, stream, start, write)
+            hidden = self._forward(made, stream, start, write, stream.adapter)
             stream.length += len(part)
         return hidden
 
@@ -143,7 +174,8 @@ class TreeModel:
             for made, stream in zip(plans, streams, strict=True)
         ]
         x = self._embed(tokens)
-        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
+        layers = adapters.corrected(self._layers, self._rows_of([stream.adapter for stream in streams]))
+        for number, (layer, kind) in enumerate(zip(layers, self._kinds, strict=True)):
             kernels = self._stream_kernels[kind]
             h = kernels.norm(x, layer.attention_norm)
             q, k, v = self._split(torch.cat([part(h) for part in layer.inputs], dim=-1), kind)
@@ -159,13 +191,19 @@ class TreeModel:
             stream.length += 1
         return self._stream_kernels[self._kinds[-1]].norm(x, self._norm)
 
+    def _rows_of(self, names: Sequence[str]) -> list[tuple[adapters.Rows, adapters.Adapter]]:
+        """Which of the rows are under which adapter, by the adapter that each row names."""
+        rows = {name: torch.tensor([i for i, own in enumerate(names) if own == name]) for name in {*names} - {BASE}}
+        return [(where.to(self.device), self._adapters[name]) for name, where in rows.items()]
+
     def _slots(self, stream: Stream, kind: str) -> Tensor:
         """The positions that a stream's rings of one kind hold."""
         return stream.rings[self._kinds.index(kind)].positions(stream.length)
 
     def _forward(
-        self, made: Plan, past: Prefix | Stream | None, length: int, keep: Callable[[int, Any, Tensor, Tensor], object]
-    ) -> Tensor:
+        self, made: Plan, past: Prefix | Stream | None, length: int,
+        keep: Callable[[int, Any, Tensor, Tensor], object], adapter: str,
+    ) -> Tensor:  # fmt: skip
         """Last hidden states of the rows that are read. `keep` gets each layer's number, kernels, keys and values."""
         by_kind = self._stream_kernels if isinstance(past, Stream) else self.kernels
         layouts = {
@@ -173,7 +211,7 @@ class TreeModel:
             for kind, kernels in by_kind.items()
         }
         x = self._embed(made.tokens)
-        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
+        for number, (layer, kind) in enumerate(zip(self._under[adapter], self._kinds, strict=True)):
             kernels, layout, read_only = by_kind[kind], layouts[kind], number == len(self._layers) - 1
             h = kernels.norm(x, layer.attention_norm)
             if read_only:  # the last layer owes the rows that are read and nothing else

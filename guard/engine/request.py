@@ -10,6 +10,7 @@ from guard.errors import EngineError
 
 Ids = tuple[int, ...]
 LogProbs = tuple[float, ...]
+BASE = ""  # the name of no adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,13 @@ class Request:
 
     `segments[0]` is the part that many requests share (the policy); its keys and values are kept between calls.
     A label that is the beginning of another one is scored together with `terminator`, so that the set of answers is
-    free of prefixes and their probabilities can be compared.
+    free of prefixes and their probabilities can be compared. `adapter` names the LoRA adapter that it is asked under.
     """
 
     segments: tuple[Ids, ...]
     labels: tuple[Ids, ...]
     terminator: int
+    adapter: str = BASE
 
 
 class Engine(Protocol):

@@ -181,7 +181,7 @@ def groups(pieces: Iterable[Piece], past: int = 0, most: int = 2**19, slack: flo
 
 
 def batches(requests: Sequence[tuple[int, Request]], budget: int) -> Iterator[list[tuple[int, Request]]]:
-    """Split numbered requests into batches that share a prefix and hold at most `budget` tokens (or one request).
+    """Split numbered requests into batches of one prefix and adapter, of at most `budget` tokens (or one request).
 
     Questions about one content stay together and pay for it once; shorter contents come first, so that a batch holds
     similar lengths. The split depends on the requests alone.
@@ -191,10 +191,10 @@ def batches(requests: Sequence[tuple[int, Request]], budget: int) -> Iterator[li
     >>> [[number for number, _ in batch] for batch in batches(list(enumerate(asked)), 11)]
     [[2, 3], [0, 1]]
     """
-    by_prefix: dict[Ids, dict[Ids, list[tuple[int, Request]]]] = {}
+    by_prefix: dict[tuple[str, Ids], dict[Ids, list[tuple[int, Request]]]] = {}
     for number, request in requests:
         prefix, content = request.segments[:2]
-        by_prefix.setdefault(prefix, {}).setdefault(content, []).append((number, request))
+        by_prefix.setdefault((request.adapter, prefix), {}).setdefault(content, []).append((number, request))
     for by_content in by_prefix.values():
         batch: list[tuple[int, Request]] = []
         held = 0

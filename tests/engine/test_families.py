@@ -19,7 +19,7 @@ from guard.engine import model as model_module
 from guard.engine.engine import TorchEngine
 from guard.engine.model import TreeModel
 from guard.engine.request import LogProbs, Request, answers
-from tests.families import FAMILIES, WINDOW, saved
+from tests.families import FAMILIES, WINDOW, furthest, saved
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,6 @@ def eager(folder: Path, asked: list[Request]) -> list[LogProbs]:
     return found
 
 
-def furthest(found: list[Any], expected: list[LogProbs]) -> float:
-    return max(abs(a - b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True))
-
-
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probabilities_are_hugging_faces(folder, name, kernels):
@@ -85,8 +81,8 @@ def layers(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     whole = model_module.Layer.of
 
     def change(monkeypatch: pytest.MonkeyPatch) -> None:
-        def of(module: Any, config: Any, last: bool) -> Any:
-            layer = whole(module, config, last)
+        def of(*args: Any) -> Any:
+            layer = whole(*args)
             return dataclasses.replace(layer, **{k: v(layer) if callable(v) else v for k, v in changes.items()})
 
         monkeypatch.setattr(model_module.Layer, "of", of)
