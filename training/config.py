@@ -35,8 +35,8 @@ class Config:
 
     # budgets
     transplant_texts: int = 1000
-    distil_steps: int = 1200
-    tune_steps: int = 5000
+    distil_steps: int = 750
+    tune_steps: int = 2600
     tune_rows: int = 64
     content_tokens: int = 144
     distil_learning_rate: float = 5e-4
