@@ -38,8 +38,8 @@ class Settings(BaseSettings):
     """How a model's matrices are held: `int8` and `int4` save memory on the CPU, `nf4` on a GPU; see docs/models.md."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of the engine; 0 takes one per core."""
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    """`native` are compiled at first use and run on the CPU; `torch` run anywhere; `auto` takes what can be had."""
+    kernels: Literal["auto", "native", "flex", "torch"] = "auto"
+    """`native` are compiled at first use, for CPUs; `flex` are for GPUs; `torch` run anywhere; `auto` chooses."""
     batch_tokens: Annotated[int, Field(ge=256)] = 2048
     """Tokens per forward pass; a larger batch helps on a GPU, a smaller one answers the first request sooner."""
     memory_mb: Annotated[int, Field(ge=1)] = 1024

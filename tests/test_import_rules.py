@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers"}
 TORCH_FILES = {
-    "adapters.py", "attention.py", "cache.py", "ceilings.py", "checkpoint.py", "engine.py", "generate.py", "layers.py",
-    "linear.py", "model.py", "native.py", "quantized.py",
+    "adapters.py", "attention.py", "cache.py", "ceilings.py", "checkpoint.py", "engine.py", "flex.py", "generate.py",
+    "layers.py", "linear.py", "model.py", "native.py", "quantized.py",
 }  # fmt: skip
 WEB = {"fastapi", "starlette", "uvicorn"}
 PLAIN = {  # what these may import of ours

@@ -82,6 +82,7 @@ class Kernels(Protocol[L]):
     """What a forward pass needs besides its linear layers."""
 
     name: str
+    geometry: Geometry
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         """RMS norm of (N, d), computed in float32."""
@@ -133,13 +134,13 @@ class TorchKernels:
     name = "torch"
 
     def __init__(self, geometry: Geometry, rotary: Rotary, device: torch.device) -> None:
-        self._geometry, self._rotary, self._device = geometry, rotary, device
+        self.geometry, self._rotary, self._device = geometry, rotary, device
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         return rms_norm(x, norm)
 
     def layout(self, made: Plan, past: int | Tensor) -> _TorchLayout:
-        window = self._geometry.window
+        window = self.geometry.window
         if isinstance(past, int):
             first = max(0, min(made.positions) - window + 1) if window else 0
             seen = slice(min(first, past), past)
@@ -160,7 +161,7 @@ class TorchKernels:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, layout: _TorchLayout, before: Kept | None, read_only: bool
     ) -> Tensor:
-        heads, size = self._geometry.num_kv_heads, self._geometry.head_size
+        heads, size = self.geometry.num_kv_heads, self.geometry.head_size
         query_positions = layout.positions[layout.rows] if read_only else layout.positions
         q, k = (self._rotated(x, at, layout.longest) for x, at in ((q, query_positions), (k, layout.positions)))
         v = v.view(len(v), heads, size)
@@ -182,14 +183,14 @@ class TorchKernels:
         The past is the same for all rows, so one product meets it, and nothing of it is copied per row or head.
         """
         rows, length, heads, size = q.shape
-        kv_heads, cap = k.shape[2], self._geometry.soft_cap
+        kv_heads, cap = k.shape[2], self.geometry.soft_cap
         grouped = (kv_heads, rows, heads // kv_heads, length)
         q = q.view(rows, length, kv_heads, -1, size).permute(2, 0, 3, 1, 4)  # (K, R, G, T, D)
         scores = (q.reshape(kv_heads, rows, -1, size) @ k.permute(2, 0, 3, 1)).view(*grouped, -1)
         if past is not None:
             met = (q.reshape(kv_heads, -1, size) @ past.keys.transpose(1, 2)).view(*grouped, -1)
             scores = torch.cat([met, scores], dim=-1)
-        scores = scores.float() * self._geometry.scale
+        scores = scores.float() * self.geometry.scale
         if cap is not None:
             scores = cap * (scores / cap).tanh()
         weights = scores.masked_fill_(~seen[:, None], float("-inf")).softmax(-1).to(v.dtype)
@@ -201,13 +202,13 @@ class TorchKernels:
 
     def keep(self, k: Tensor, v: Tensor, start: int = 0) -> Kept:
         keys = self._rotated(k, torch.arange(start, start + len(k), device=k.device), start + len(k))
-        values = v.view(len(v), -1, self._geometry.head_size)
+        values = v.view(len(v), -1, self.geometry.head_size)
         return Kept(keys.transpose(0, 1).contiguous(), values.transpose(0, 1).contiguous())  # (K, P, D)
 
     def _rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
         """RoPE (Su et al. 2021, arXiv 2104.09864) by halves: (N, heads D) -> (N, heads, D). Positions < `length`."""
         cos, sin = (table[positions][:, None] for table in self._rotary.tables(length))
-        x = x.view(len(x), -1, self._geometry.head_size)
+        x = x.view(len(x), -1, self.geometry.head_size)
         first, second = x[..., : self._rotary.size].float().chunk(2, dim=-1)
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
         return turned if self._rotary.size == x.shape[-1] else torch.cat([turned, x[..., self._rotary.size :]], dim=-1)

@@ -1,8 +1,10 @@
-"""Keys and values that are kept: prefixes in a store, and the rolling buffer of a stream."""
+"""Keys and values that are kept: prefixes in a store, and the rolling buffers of running texts in pages of a pool."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from guard.engine.attention import Kept
 from guard.engine.request import BASE, Ids
+from guard.errors import EngineError
+
+PAGE = 128  # slots
 
 
 @dataclass(frozen=True)
@@ -67,75 +72,146 @@ class PrefixStore:
         return True
 
 
+class Pool:
+    """Memory for running texts in pages, which they take as they grow and give back when they end.
+
+    A page holds the keys and values of `page` slots in one layer; `keys` and `values` are (K, pages * page, D). Paged
+    memory is Kwon et al. 2023, arXiv 2309.06180, section 4.1. Page 0 is nobody's. On a CPU what no page was ever taken
+    of costs nothing: the lowest pages go first, and memory is mapped when it is touched. What was never written is
+    zero, because zero is what a masked value is weighed with, and must stay.
+    """
+
+    def __init__(
+        self, budget: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device, page: int = PAGE
+    ) -> None:
+        self.page = page
+        self.page_bytes = 2 * kv_heads * page * head_size * dtype.itemsize
+        self.num_pages = 1 + budget // self.page_bytes
+        shape = (kv_heads, self.num_pages * page, head_size)
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self._untouched = 1  # the first page that was never taken
+        self._returned: deque[int] = deque()  # from any thread
+        self._used: list[int] = []  # free again; a heap
+
+    @property
+    def free_pages(self) -> int:
+        """How many could be taken."""
+        return self.num_pages - self._untouched + len(self._used) + len(self._returned)
+
+    def take(self, count: int) -> list[int]:
+        """Pages, which are now the caller's. Raises `EngineError` where there are not so many."""
+        if count > (free := self.free_pages):
+            raise EngineError(
+                f"The memory for running texts is full: {free} of {self.num_pages - 1} pages are free, {count} needed.",
+                hint="Raise memory_mb, or let fewer texts run at once.",
+            )
+        while self._returned:
+            heapq.heappush(self._used, self._returned.popleft())
+        again = [heapq.heappop(self._used) for _ in range(min(count, len(self._used)))]
+        first, self._untouched = self._untouched, self._untouched + count - len(again)
+        return [*again, *range(first, self._untouched)]
+
+    def give_back(self, pages: Collection[int]) -> None:
+        """Whoever took them does not touch them any more."""
+        self._returned.extend(pages)
+
+
 class Ring:
-    """The rolling buffer of a stream in one layer: the key at position p lies in slot p mod W (None: in slot p).
+    """The rolling buffer of a running text in one layer: position p lies in slot p mod W (None: in slot p).
 
     With W = 4, after six tokens the slots hold the positions
 
     >>> slots(6, 4, 4).tolist()
     [4, 5, 2, 3]
 
-    and after three, of which the buffer has grown to four slots, the last is empty:
-
-    >>> slots(3, 4, 4).tolist()
-    [0, 1, 2, -1]
+    Slot s is in the page `pages[s // page]` of the pool.
     """
 
-    def __init__(self, window: int | None, most: int | None = None) -> None:
-        """`most`: tokens that the stream will ever have, where that is known; no more room is made than for those."""
-        self._window, self._most = window, most
-        self.kept: Kept | None = None
+    def __init__(self, pool: Pool, window: int | None) -> None:
+        self._pool, self._window = pool, window
+        self.pages: list[int] = []
+
+    def size(self, length: int) -> int:
+        """How many slots a text of `length` tokens fills."""
+        return min(length, self._window or length)
+
+    def reserve(self, length: int) -> None:
+        """Take the pages that a text of `length` tokens needs. Raises `EngineError` where the pool is full."""
+        missing = -(-self.size(length) // self._pool.page) - len(self.pages)
+        if missing > 0:
+            self.pages += self._pool.take(missing)
+
+    def _places(self, slot: Tensor) -> Tensor:
+        """Where slots lie in the pool."""
+        pages = torch.tensor(self.pages, device=slot.device)
+        return pages[slot // self._pool.page] * self._pool.page + slot % self._pool.page
 
     def write(self, new: Kept, start: int) -> None:
-        """Take in keys and values (K, T, D) of the positions from `start` on, over those that nothing can see again."""
-        size = new.keys.shape[1]
-        dropped = max(0, size - self._window) if self._window else 0
-        end = start + size
-        at = torch.arange(start + dropped, end, device=new.keys.device)
-        slot = at % self._window if self._window else at
-        self.kept = Kept(*(self._grown(i, tensor, end) for i, tensor in enumerate(new)))
-        for held, tensor in zip(self.kept, new, strict=True):
-            held[:, slot] = tensor[:, dropped:]
+        """Take in keys and values (K, T, D) of the positions from `start` on, over those that nothing can see again.
 
-    def _grown(self, which: int, like: Tensor, length: int) -> Tensor:
-        """The buffer, with room for a stream of `length`: twice the room it had, within what can ever be needed."""
-        held = None if self.kept is None else self.kept[which]
-        had = 0 if held is None else held.shape[1]
-        needed = min(length, self._window or length)
-        if held is not None and needed <= had:
-            return held
-        room = max(needed, min(filter(None, (2 * had or needed, self._window, self._most))))
-        grown = torch.zeros(like.shape[0], room, like.shape[2], dtype=like.dtype, device=like.device)
-        if held is not None:
-            grown[:, :had] = held
-        return grown
+        There must be room for them (`reserve`).
+        """
+        length = new.keys.shape[1]
+        dropped = length - self.size(length)
+        at = torch.arange(start + dropped, start + length, device=new.keys.device)
+        places = self._places(at % self._window if self._window else at)
+        for memory, tensor in zip((self._pool.keys, self._pool.values), new, strict=True):
+            memory[:, places] = tensor[:, dropped:]
+
+    def held(self, length: int) -> Kept:
+        """Keys and values (K, S, D) of a text of `length` tokens, in the order of `positions`."""
+        size = self.size(length)
+        first, last = self.pages[0], self.pages[-1]
+        if self.pages == list(range(first, last + 1)):  # side by side: nothing is copied
+            start = first * self._pool.page
+            return Kept(*(memory[:, start : start + size] for memory in (self._pool.keys, self._pool.values)))
+        places = self._places(torch.arange(size, device=self._pool.keys.device))
+        return Kept(*(memory.index_select(1, places) for memory in (self._pool.keys, self._pool.values)))
 
     def positions(self, length: int) -> Tensor:
-        """The position that each slot holds (S,), in a stream of `length` tokens; negative: none."""
-        return slots(length, 0 if self.kept is None else self.kept.keys.shape[1], self._window)
+        """The position that each filled slot holds (S,), in a text of `length` tokens."""
+        return slots(length, self.size(length), self._window)
 
 
-def slots(length: int, room: int, window: int | None) -> Tensor:
-    """See `Ring`: the position that each of `room` slots holds, or a negative number."""
-    slot = torch.arange(room)
-    if window is None:
-        return torch.where(slot < length, slot, -1)
-    return slot + window * ((length - 1 - slot) // window).clamp(min=-1) if length else slot - room
+def slots(length: int, size: int, window: int | None) -> Tensor:
+    """See `Ring`: the position that each of the first `size` slots holds."""
+    slot = torch.arange(size)
+    return slot if window is None else slot + window * ((length - 1 - slot) // window)
 
 
 class Stream:
     """A running text: its length in tokens, and the keys and values that what comes next can see.
 
-    A question about it is a tree behind it: it reads the buffers and writes nothing, so asking copies nothing.
+    A question about it is a tree behind it: it reads the buffers and writes nothing, so asking adds nothing to them.
+    Its pages go back to the pool when it is closed, or when nothing refers to it any more.
     """
 
-    def __init__(self, rings: list[Ring], adapter: str = BASE) -> None:
-        self.rings = rings
+    def __init__(self, pool: Pool, windows: Collection[int | None], adapter: str = BASE) -> None:
+        self.rings = [Ring(pool, window) for window in windows]
         self.adapter = adapter
         self.length = 0
         self.broken = False  # an extension failed half-way
+        self._pool = pool
+        self._pages = [ring.pages for ring in self.rings]
+        self._giving_back = weakref.finalize(self, _give_back, pool, self._pages)
+
+    def reserve(self, length: int) -> None:
+        """Take the memory of `length` tokens now. Raises `EngineError`; what was taken goes when the text does."""
+        for ring in self.rings:
+            ring.reserve(length)
+
+    def close(self) -> None:
+        """Give its memory back now: nothing may be taken into it or asked about it any more."""
+        self.broken = True
+        self._giving_back()
 
     @property
     def num_bytes(self) -> int:
-        """Memory held between calls."""
-        return sum(t.numel() * t.element_size() for ring in self.rings if ring.kept for t in ring.kept)
+        """Memory held."""
+        return sum(map(len, self._pages)) * self._pool.page_bytes
+
+
+def _give_back(pool: Pool, pages: list[list[int]]) -> None:
+    for some in pages:
+        pool.give_back(some)
+        some.clear()

@@ -40,7 +40,7 @@ class TorchEngine:
         self._memory_bytes = memory_bytes
         self._store = PrefixStore(memory_bytes)
         self._lock = Turns()
-        self._batcher = Batcher(model, batch_tokens, MOST_TEXTS, memory_bytes)
+        self._batcher = Batcher(model, batch_tokens, MOST_TEXTS)
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -52,7 +52,7 @@ class TorchEngine:
         """An engine on the checkpoint in `folder`, and on LoRA adapters by name. Raises `ModelUnavailable`."""
         if threads:
             torch.set_num_threads(threads)
-        model = TreeModel.load(folder, dtype, kernels, weights, adapters)
+        model = TreeModel.load(folder, dtype, kernels, weights, adapters, memory_bytes)
         return cls(model, batch_tokens=batch_tokens, memory_bytes=memory_bytes)
 
     def pin(self, prefixes: Sequence[Ids]) -> None:
@@ -85,7 +85,7 @@ class TorchEngine:
         """An empty running text under an adapter, to be extended and asked about. Raises `EngineError`."""
         if fault := self._model.unknown_adapter(adapter):
             raise fault
-        return self._model.stream(adapter=adapter)
+        return self._model.stream(adapter)
 
     def extend(self, stream: Stream, tokens: Ids) -> None:
         """Take tokens into a running text; the work is that of the new tokens. Raises `EngineError`.
@@ -93,12 +93,14 @@ class TorchEngine:
         A text whose extension failed can be neither extended nor asked about any more.
         """
         length = stream.length + len(tokens)
-        fault = self._model.unknown_token(tokens) or self._model.too_large(length, self._memory_bytes, rolling=True)
+        fault = self._model.unknown_token(tokens) or self._model.too_large(length)
         if stream.broken or fault:
             raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
         with self._lock:
             try:
                 self._model.extend(stream, tokens, self._batch_tokens)
+            except EngineError:  # no room; the text is what it was
+                raise
             except Exception as cause:
                 stream.broken = True
                 _log.error("extending a text of %d tokens failed: %s", stream.length, described(cause))
@@ -149,7 +151,7 @@ class TorchEngine:
             return fault
         found = (self._model.unknown_token(part) for part in (*parts, (request.terminator,)))
         length = (behind.length if behind else len(request.segments[0])) + own_tokens(request)
-        return next(filter(None, found), None) or self._model.too_large(length, self._memory_bytes, behind is not None)
+        return next(filter(None, found), None) or self._model.too_large(length, None if behind else self._memory_bytes)
 
     def _score_or_retry(self, requests: list[Request], behind: Stream | None = None) -> list[LogProbs | EngineError]:
         """A batch that fails is asked again one by one: only the guilty request gets the error."""

@@ -60,7 +60,6 @@ class Generation:
     prompt: Ids
     sampling: Sampling
     adapter: str = BASE
-    set_aside: int = 0  # bytes that it may come to hold
     tokens: list[int] = field(default_factory=list)
     ended: Ended | None = None
     error: EngineError | None = None
@@ -71,6 +70,11 @@ class Generation:
 
     def __post_init__(self) -> None:
         self._draws = torch.Generator().manual_seed(self.sampling.seed)
+
+    @property
+    def most_tokens(self) -> int:
+        """The length that it may come to."""
+        return len(self.prompt) + self.sampling.max_tokens
 
     def __iter__(self) -> Iterator[int]:
         """Raises the `EngineError` that ended it, if one did. Whoever stops reading ends the text."""
@@ -90,12 +94,12 @@ class Generation:
 class Batcher:
     """The texts that are growing. `submit` from any thread; `step` from one at a time."""
 
-    def __init__(self, model: TreeModel, chunk: int, most: int, memory_bytes: int = 2**30) -> None:
+    def __init__(self, model: TreeModel, chunk: int, most: int) -> None:
         """`chunk`: tokens of prompts taken in per step; `most`: texts that grow side by side.
 
-        Others wait, also for room: what a text may come to hold is set aside for it when it begins.
+        Others wait, also for room: a text takes the pages that it may come to need when it begins.
         """
-        self._model, self._chunk, self._most, self._memory_bytes = model, chunk, most, memory_bytes
+        self._model, self._chunk, self._most = model, chunk, most
         self._coming: SimpleQueue[Generation] = SimpleQueue()  # from any thread
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -106,13 +110,11 @@ class Batcher:
             raise EngineError("There is nothing to go on from: the prompt is empty.")
         length = len(prompt) + sampling.max_tokens
         fault = (
-            self._model.unknown_adapter(adapter)
-            or self._model.unknown_token(prompt)
-            or self._model.too_large(length, self._memory_bytes, rolling=True)
+            self._model.unknown_adapter(adapter) or self._model.unknown_token(prompt) or self._model.too_large(length)
         )
         if fault is not None:
             raise fault
-        generation = Generation(prompt, sampling, adapter, self._model.kept_bytes(length, rolling=True))
+        generation = Generation(prompt, sampling, adapter)
         self._coming.put(generation)
         return generation
 
@@ -133,8 +135,8 @@ class Batcher:
                 self._end(generation, Ended.CANCELLED)
         while self._waiting and len(self._running) < self._most and self._has_room(self._waiting[0]):
             newcomer = self._waiting.popleft()
-            most = len(newcomer.prompt) + newcomer.sampling.max_tokens
-            newcomer._stream = self._model.stream(most, newcomer.adapter)
+            newcomer._stream = self._model.stream(newcomer.adapter)
+            newcomer._stream.reserve(newcomer.most_tokens)
             self._running.append(newcomer)
         growing = [generation for generation in self._running if generation.tokens]
         coming = next((generation for generation in self._running if not generation.tokens), None)
@@ -143,8 +145,7 @@ class Batcher:
         self._guarded([generation for generation in growing if generation.ended is None], self._grow)
 
     def _has_room(self, newcomer: Generation) -> bool:
-        taken = sum(generation.set_aside for generation in self._running)
-        return taken + newcomer.set_aside <= self._memory_bytes
+        return self._model.pages(newcomer.most_tokens) <= self._model.pool.free_pages
 
     def abandon(self, cause: Exception) -> None:
         """End every text, because a step failed as a whole: none is left waiting for a token that never comes."""
@@ -211,6 +212,8 @@ class Batcher:
         self._end(generation, Ended.ERROR)
 
     def _end(self, generation: Generation, why: Ended) -> None:
+        if generation._stream is not None:
+            generation._stream.close()
         generation.ended, generation._stream = why, None
         if generation in self._running:
             self._running.remove(generation)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,17 @@ from torch.nn.functional import embedding
 
 from guard.engine import adapters, checkpoint
 from guard.engine.attention import Geometry, Kept, Kernels, Rotary, TorchKernels
-from guard.engine.cache import Prefix, Ring, Stream
-from guard.engine.layers import Layer, norm_of
+from guard.engine.cache import PAGE, Pool, Prefix, Stream
+from guard.engine.layers import Dense, Layer, norm_of
 from guard.engine.linear import laid_out
 from guard.engine.native import BuildFailed, NativeKernels
 from guard.engine.quantized import FULL, linear_maker
 from guard.engine.request import BASE, Ids
 from guard.engine.tree import Node, Plan, Read
 from guard.errors import EngineError, ModelUnavailable
+
+if TYPE_CHECKING:
+    from guard.engine.flex import Step
 
 _log = logging.getLogger(__name__)
 
@@ -34,17 +38,20 @@ class TreeModel:
 
     def __init__(
         self, model: Any, model_id: str, kernels: str = "auto", weights: str = FULL,
-        adapter_folders: Mapping[str, Path] | None = None,
+        adapter_folders: Mapping[str, Path] | None = None, memory_bytes: int = 2**30,
     ) -> None:  # fmt: skip
-        """`model`: a Hugging Face model; `adapter_folders`: LoRA adapters by the names that requests call them."""
+        """`model`: a Hugging Face model; `adapter_folders`: LoRA adapters by the names that requests call them;
+        `memory_bytes`: for the keys and values of running texts."""
         self.model_id = model_id
+        self.memory_bytes, self.page = memory_bytes, PAGE
         config, decoder = model.config, model.model
         self.vocab_size: int = config.vocab_size
         self.max_positions = checkpoint.positions(config)
         self._shape = checkpoint.shape_of(config)
         self.device = decoder.embed_tokens.weight.device
         self._embedding: Tensor = decoder.embed_tokens.weight.detach()
-        self._embedding_scale: float = getattr(decoder.embed_tokens, "scalar_embed_scale", 1.0)
+        scale = getattr(decoder.embed_tokens, "scalar_embed_scale", None)
+        self._embedding_scale = None if scale is None else torch.tensor(scale).to(self._embedding)
         self._norm = norm_of(decoder.norm)
         make = linear_maker(weights)
         self._layers = [Layer.of(module, config, module is decoder.layers[-1], make) for module in decoder.layers]
@@ -64,20 +71,22 @@ class TreeModel:
             kind: _pick_kernels(kernels, geometry, rotary[kind], self.device)
             for kind, geometry in self.geometries.items()
         }
-        self._stream_kernels = {
-            kind: TorchKernels(geometry, rotary[kind], self.device) for kind, geometry in self.geometries.items()
+        self._stream_kernels: dict[str, Any] = {
+            kind: found if isinstance(found, TorchKernels) else TorchKernels(found.geometry, rotary[kind], self.device)
+            for kind, found in self.kernels.items()
         }
+        self._steps: dict[int, Step] = {}  # by the texts that they have places for
 
     @classmethod
     def load(
         cls, folder: Path, dtype: str, kernels: str = "auto", weights: str = FULL,
-        adapter_folders: Mapping[str, Path] | None = None,
+        adapter_folders: Mapping[str, Path] | None = None, memory_bytes: int = 2**30,
     ) -> TreeModel:  # fmt: skip
         """Read a checkpoint. Raises `ModelUnavailable` for what is missing, broken or not supported."""
         model = checkpoint.read(folder, dtype)
         rounded = "" if weights == FULL else f"+{weights}"  # they judge otherwise
         name = f"{folder.resolve().name}@{checkpoint.fingerprint(folder)}{rounded}"
-        return cls(model, name, kernels, weights, adapter_folders)
+        return cls(model, name, kernels, weights, adapter_folders, memory_bytes)
 
     @property
     def window(self) -> int | None:
@@ -85,10 +94,23 @@ class TreeModel:
         windows = [geometry.window for geometry in self.geometries.values()]
         return None if None in windows else max(window for window in windows if window)
 
-    def kept_bytes(self, tokens: int, rolling: bool = False) -> int:
-        """Memory for the keys and values of that many tokens in all layers; rolling: of no more than W in each."""
-        shape = self._shape if rolling else self._shape.regrouped(self._shape.kv_heads, window=0)
-        return shape.cache_bytes(tokens, self._embedding.element_size())
+    @cached_property
+    def pool(self) -> Pool:
+        """The memory of the running texts."""
+        geometry = self.geometries[self._kinds[0]]
+        return Pool(
+            self.memory_bytes, geometry.num_kv_heads, geometry.head_size, self._embedding.dtype, self.device, self.page
+        )
+
+    def kept_bytes(self, tokens: int) -> int:
+        """Memory for the keys and values of a prefix and what stands behind it, of so many tokens, in all layers."""
+        shape = self._shape.regrouped(self._shape.kv_heads, window=0)
+        return shape.cache_bytes(tokens, self.width)
+
+    def pages(self, tokens: int) -> int:
+        """Pages of the pool that a running text of so many tokens takes: in each layer for no more than W."""
+        windows = (self.geometries[kind].window for kind in self._kinds)
+        return sum(-(-min(tokens, window or tokens) // self.page) for window in windows)
 
     def unknown_adapter(self, name: str) -> EngineError | None:
         """The error of an adapter that is not loaded, or None."""
@@ -102,6 +124,16 @@ class TreeModel:
         """Memory of the layers' matrices, as they are held."""
         return sum(layer.num_bytes for layer in self._layers)
 
+    @property
+    def head_bytes(self) -> int:
+        """Memory of the output layer's matrix."""
+        return self._head.num_bytes
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that is computed with."""
+        return self._embedding.element_size()
+
     def unknown_token(self, tokens: Ids) -> EngineError | None:
         """The error of a token that the model does not have, or None."""
         outside = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
@@ -111,17 +143,22 @@ class TreeModel:
             f"Token id {outside} is outside the vocabulary of {self.vocab_size}.", hint="Check the tokenizer."
         )
 
-    def too_large(self, length: int, memory_bytes: int, rolling: bool = False) -> EngineError | None:
-        """The error of so many tokens that exceed the positions or, as `kept_bytes` counts, the memory; or None."""
+    def too_large(self, length: int, memory_bytes: int | None = None) -> EngineError | None:
+        """The error of so many tokens that exceed the positions or the memory, or None.
+
+        `memory_bytes`: for a prefix and what stands behind it; None: of a running text, whose memory is the pool's.
+        """
         if length > self.max_positions:
             return EngineError(
                 f"The request has {length} tokens; the model has {self.max_positions} positions.",
                 hint="Judge the text in passages.",
             )
-        size = self.kept_bytes(length, rolling)
-        if size > memory_bytes:
+        running = memory_bytes is None
+        size = self.pages(length) * self.pool.page_bytes if running else self.kept_bytes(length)
+        memory = self.memory_bytes if memory_bytes is None else memory_bytes
+        if size > memory:
             return EngineError(
-                f"The keys and values of {length} tokens take {size} bytes; the memory is {memory_bytes}.",
+                f"The keys and values of {length} tokens take {size} bytes; the memory is {memory}.",
                 hint="Raise memory_mb, or judge the text in passages.",
             )
         return None
@@ -143,16 +180,18 @@ class TreeModel:
         self._forward(made, None, 0, lambda _, kernels, k, v: kept.append(kernels.keep(k, v)), adapter)
         return Prefix(tuple(kept), adapter)
 
-    def stream(self, most: int | None = None, adapter: str = BASE) -> Stream:
-        """An empty one under an adapter, of `most` tokens at the end, where that is known."""
-        return Stream([Ring(self.geometries[kind].window, most) for kind in self._kinds], adapter)
+    def stream(self, adapter: str = BASE) -> Stream:
+        """An empty running text under an adapter."""
+        return Stream(self.pool, [self.geometries[kind].window for kind in self._kinds], adapter)
 
     @torch.inference_mode()
     def extend(self, stream: Stream, tokens: Ids, chunk: int) -> Tensor:
         """Take tokens into a stream, at most `chunk` at a time; the last one's hidden state, normed: (1, d).
 
-        While a chunk of P is taken in, a layer holds its W slots and the chunk's P keys and values.
+        While a chunk of P is taken in, a layer holds its W slots and the chunk's P keys and values. Raises
+        `EngineError` where the pool has no room, before anything is taken in.
         """
+        stream.reserve(stream.length + len(tokens))
         hidden = torch.empty(0)
         for first in range(0, len(tokens), chunk):
             part, start = tokens[first : first + chunk], stream.length
@@ -167,29 +206,80 @@ class TreeModel:
 
     @torch.inference_mode()
     def decode(self, streams: Sequence[Stream], tokens: Sequence[int]) -> Tensor:
-        """Take one token into each of N streams; their hidden states, normed: (N, d)."""
+        """Take one token into each of N streams; their hidden states, normed: (N, d).
+
+        Raises `EngineError` where the pool has no room, before anything is taken in.
+        """
+        for stream in streams:
+            stream.reserve(stream.length + 1)
+        parts = self._rows_of([stream.adapter for stream in streams])
+        layers = adapters.corrected(self._layers, parts)
+        if all(kernels.name == "flex" for kernels in self._stream_kernels.values()):
+            hidden = self._side_by_side(streams, tokens, layers, recordable=not parts)
+        else:
+            hidden = self._one_by_one(streams, tokens, layers)
+        for stream in streams:
+            stream.length += 1
+        return hidden
+
+    def _one_by_one(self, streams: Sequence[Stream], tokens: Sequence[int], layers: Sequence[Layer]) -> Tensor:
+        """Attention goes text by text, each over its own buffer."""
         plans = [_chain((token,), stream.length, read=False) for stream, token in zip(streams, tokens, strict=True)]
         layouts = [
             {kind: kernels.layout(made, self._slots(stream, kind)) for kind, kernels in self._stream_kernels.items()}
             for made, stream in zip(plans, streams, strict=True)
         ]
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kernels, attended = self._stream_kernels[self._kinds[number]], []
+            for place, stream in enumerate(streams):
+                own, ring = slice(place, place + 1), stream.rings[number]
+                before = ring.held(stream.length) if stream.length else None
+                layout = layouts[place][self._kinds[number]]
+                attended.append(kernels.attend(q[own], k[own], v[own], layout, before, False))
+                ring.write(kernels.keep(k[own], v[own], stream.length), stream.length)
+            return torch.cat(attended)
+
+        return self._stepped(torch.tensor(tokens, device=self.device), layers, attend)
+
+    def _side_by_side(
+        self, streams: Sequence[Stream], tokens: Sequence[int], layers: Sequence[Layer], recordable: bool
+    ) -> Tensor:
+        """One attention for all texts over the pages of the pool; on a GPU the whole step is recorded and played."""
+        from guard.engine.flex import Step
+
+        rows = 1 << (len(streams) - 1).bit_length()
+        if rows not in self._steps:
+            windows = [self.geometries[kind].window for kind in self._kinds]
+            self._steps[rows] = Step(self.pool, windows, rows, self.max_positions)
+        step = self._steps[rows]
+        step.fill(streams, tokens)
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kernels = self._stream_kernels[self._kinds[number]]
+            found: Tensor = kernels.attend_pages(q, k, v, self.pool, step, number)
+            return found
+
+        def work() -> Tensor:
+            step.begin()
+            return self._stepped(step.tokens, layers, attend)
+
+        # which experts a token goes to is known on the way only
+        record = recordable and self.device.type == "cuda" and all(isinstance(layer.mlp, Dense) for layer in layers)
+        return (step.played(work) if record else work())[: len(streams)]
+
+    def _stepped(
+        self, tokens: Tensor, layers: Sequence[Layer], attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """(N,) -> (N, d): every layer over one token of each of N texts."""
         x = self._embed(tokens)
-        layers = adapters.corrected(self._layers, self._rows_of([stream.adapter for stream in streams]))
         for number, (layer, kind) in enumerate(zip(layers, self._kinds, strict=True)):
-            kernels = self._stream_kernels[kind]
+            kernels: Kernels[Any] = self._stream_kernels[kind]
             h = kernels.norm(x, layer.attention_norm)
             q, k, v = self._split(torch.cat([part(h) for part in layer.inputs], dim=-1), kind)
             q, k = _normed(kernels, layer, q, k)
-            attended = []
-            for place, stream in enumerate(streams):
-                own = slice(place, place + 1)
-                ring = stream.rings[number]
-                attended.append(kernels.attend(q[own], k[own], v[own], layouts[place][kind], ring.kept, False))
-                ring.write(kernels.keep(k[own], v[own], stream.length), stream.length)
-            x = _behind(kernels, layer, torch.cat(attended), x)
-        for stream in streams:
-            stream.length += 1
-        return self._stream_kernels[self._kinds[-1]].norm(x, self._norm)
+            x = _behind(kernels, layer, attend(number, q, k, v), x)
+        return kernels.norm(x, self._norm)
 
     def _rows_of(self, names: Sequence[str]) -> list[tuple[adapters.Rows, adapters.Adapter]]:
         """Which of the rows are under which adapter, by the adapter that each row names."""
@@ -197,7 +287,7 @@ class TreeModel:
         return [(where.to(self.device), self._adapters[name]) for name, where in rows.items()]
 
     def _slots(self, stream: Stream, kind: str) -> Tensor:
-        """The positions that a stream's rings of one kind hold."""
+        """The positions that a stream's buffers of one kind hold."""
         return stream.rings[self._kinds.index(kind)].positions(stream.length)
 
     def _forward(
@@ -210,7 +300,7 @@ class TreeModel:
             kind: kernels.layout(made, self._slots(past, kind) if isinstance(past, Stream) else length)
             for kind, kernels in by_kind.items()
         }
-        x = self._embed(made.tokens)
+        x = self._embed(torch.tensor(made.tokens, device=self.device))
         for number, (layer, kind) in enumerate(zip(self._under[adapter], self._kinds, strict=True)):
             kernels, layout, read_only = by_kind[kind], layouts[kind], number == len(self._layers) - 1
             h = kernels.norm(x, layer.attention_norm)
@@ -235,9 +325,9 @@ class TreeModel:
             logits = self._soft_cap * (logits / self._soft_cap).tanh()
         return logits.log_softmax(-1)
 
-    def _embed(self, tokens: Sequence[int]) -> Tensor:
-        x = embedding(torch.tensor(tokens, device=self.device), self._embedding)
-        return x if self._embedding_scale == 1.0 else x * torch.tensor(self._embedding_scale).to(x)
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = embedding(tokens, self._embedding)
+        return x if self._embedding_scale is None else x * self._embedding_scale
 
     def _split(self, qkv: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
         """(N, (H + 2 K) D) -> queries, keys, values."""
@@ -258,9 +348,9 @@ def _chain(tokens: Ids, start: int, read: bool) -> Plan:
 
 
 def _before(past: Prefix | Stream | None, number: int) -> Kept | None:
-    if past is None:
-        return None
-    return past.rings[number].kept if isinstance(past, Stream) else past.layers[number]
+    if isinstance(past, Stream):
+        return past.rings[number].held(past.length) if past.length else None
+    return past.layers[number] if past else None
 
 
 def _normed(kernels: Kernels[Any], layer: Layer, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,7 +392,14 @@ def _rotary(module: Any, kind: str) -> Rotary:
 
 
 def _pick_kernels(wanted: str, geometry: Geometry, rotary: Rotary, device: torch.device) -> Kernels[Any]:
-    """`auto`: the native kernels on a CPU that can build them. Raises `ModelUnavailable` if they are insisted on."""
+    """`auto`: flex on a GPU, on a CPU the native kernels where they can be built, else the portable ones.
+
+    Raises `ModelUnavailable` if kernels are insisted on that cannot be had.
+    """
+    if wanted == "flex" or (wanted == "auto" and device.type == "cuda"):
+        from guard.engine.flex import FlexKernels
+
+        return FlexKernels(geometry, rotary, device)
     if wanted != "torch":
         try:
             if device.type != "cpu":

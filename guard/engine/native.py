@@ -72,7 +72,7 @@ class NativeKernels:
         if geometry.soft_cap is not None or rotary.size != size:
             raise BuildFailed("soft-capped scores and heads that are rotated in part are not supported")
         self._library = library()
-        self._geometry, self._rotary = geometry, rotary
+        self.geometry, self._rotary = geometry, rotary
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.weight.dtype is not x.dtype:  # Gemma's gains are float32 in any case
@@ -111,7 +111,7 @@ class NativeKernels:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, layout: _NativeLayout, before: Kept | None, read_only: bool
     ) -> Tensor:
-        shape, nodes = self._geometry, layout.nodes[read_only]
+        shape, nodes = self.geometry, layout.nodes[read_only]
         q, out = _rows(q), torch.empty(q.shape, dtype=q.dtype)
         k, v = _rows(k), _rows(v)
         if k.stride(0) != v.stride(0):
@@ -127,7 +127,7 @@ class NativeKernels:
         return out
 
     def keep(self, k: Tensor, v: Tensor) -> Kept:
-        shape, length = self._geometry, len(k)
+        shape, length = self.geometry, len(k)
         k, v = k.contiguous(), v.contiguous()
         cos, sin = self._rotary.tables(length)
         kept = Kept(*(

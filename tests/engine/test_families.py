@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 from transformers import AutoModelForCausalLM
 
 from guard.engine import model as model_module
@@ -61,9 +62,10 @@ def eager(folder: Path, asked: list[Request]) -> list[LogProbs]:
     return found
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("kernels", ["auto", "torch", "flex"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_log_probabilities_are_hugging_faces(folder, name, kernels):
+def test_log_probabilities_are_hugging_faces(folder, name, kernels, monkeypatch):
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # tracing takes seconds
     engine = TorchEngine.load(folder(name), dtype="float32", kernels=kernels)
     assert furthest(engine.score(requests()), eager(folder(name), requests())) < 1e-4
 

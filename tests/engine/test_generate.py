@@ -197,9 +197,11 @@ def test_an_engine_generates_and_scores_at_the_same_time(engine):
     assert max(waited) < 5
 
 
-def test_a_text_waits_for_room(model):
-    one = model.kept_bytes(15, rolling=True)
-    batcher = Batcher(model, 4, 8, memory_bytes=2 * one)
+def test_a_text_waits_for_room(folder, model):
+    needed = model.pages(15)
+    one = needed * model.pool.page_bytes
+    model = TreeModel.load(folder, "float32", memory_bytes=2 * one)
+    batcher = Batcher(model, 4, 8)
     texts = [batcher.submit(ids(5, n), Sampling(max_tokens=10)) for n in range(5)]
     most = 0
     while any(text.ended is None for text in texts):
@@ -208,7 +210,7 @@ def test_a_text_waits_for_room(model):
         assert batcher.num_bytes <= 2 * one
     assert most == 2 and all(text.ended is Ended.LENGTH for text in texts)
     with pytest.raises(EngineError, match="bytes"):
-        Batcher(model, 4, 8, memory_bytes=one - 1).submit(ids(5), Sampling(max_tokens=10))
+        Batcher(TreeModel.load(folder, "float32", memory_bytes=one - 1), 4, 8).submit(ids(5), Sampling(max_tokens=10))
 
 
 def test_a_reader_who_leaves_ends_the_text(engine):

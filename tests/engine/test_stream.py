@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from guard.engine import cache
 from guard.engine.attention import Kept
-from guard.engine.cache import Ring, slots
+from guard.engine.cache import Pool, Ring, slots
 from guard.engine.model import TreeModel
 from guard.engine.request import Request, answers
 from guard.engine.tree import plan
+from guard.errors import EngineError
 from tests.families import ids, saved
 from tests.oracles import full_matrix_logits, tiny_mistral
 
@@ -34,36 +35,40 @@ def reference(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(folder: Path, reference: Any) -> TreeModel:
-    return TreeModel.load(folder, "float32")
+    made = TreeModel.load(folder, "float32")
+    made.page = 3  # so that a window is several pages, and the last one is not full
+    return made
 
 
 def furthest(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max())
 
 
-@given(length=st.integers(0, 40), window=st.integers(1, 9), room=st.integers(1, 9))
-def test_slots_hold_the_last_position_written_there(length: int, window: int, room: int) -> None:
-    room = min(room, window)
-    written: dict[int, int] = {}
-    for position in range(length):
-        written[position % window] = position
-    found = slots(length, room, window).tolist()
-    assert [max(-1, position) for position in found] == [written.get(slot, -1) for slot in range(room)]
+@given(length=st.integers(1, 40), window=st.integers(1, 9))
+def test_slots_hold_the_last_position_written_there(length: int, window: int) -> None:
+    written = {position % window: position for position in range(length)}
+    size = min(length, window)
+    assert slots(length, size, window).tolist() == [written[slot] for slot in range(size)]
 
 
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=8), st.sampled_from([None, 1, 5, 8]))
 def test_a_ring_holds_what_was_written_last(sizes: list[int], window: int | None) -> None:
-    ring, length = Ring(window), 0
+    pool = Pool(100 * 32, 1, 1, torch.float32, torch.device("cpu"), page=4)
+    pool.keys.fill_(float("nan"))
+    ring, neighbour, length = Ring(pool, window), Ring(pool, None), 0
     for size in sizes:
         numbers = torch.arange(length, length + size).float().view(1, -1, 1)
+        ring.reserve(length + size)
+        neighbour.reserve(length + size)  # so that pages do not lie side by side
         ring.write(Kept(numbers, -numbers), length)
         length += size
-    assert ring.kept is not None
+    kept = ring.held(length)
     held = {int(p): (float(k), float(v)) for p, k, v in zip(
-        ring.positions(length), ring.kept.keys[0, :, 0], ring.kept.values[0, :, 0], strict=True) if p >= 0}  # fmt: skip
+        ring.positions(length), kept.keys[0, :, 0], kept.values[0, :, 0], strict=True)}  # fmt: skip
     first = max(0, length - window) if window else 0
     assert held == {p: (float(p), -float(p)) for p in range(first, length)}
-    assert ring.kept.keys.shape[1] <= (window or 2 * length)
+    assert len(ring.pages) == -(-min(length, window or length) // 4)
+    assert not {*ring.pages} & {*neighbour.pages} and 0 not in ring.pages
 
 
 @pytest.mark.parametrize("chunk", [1, 3, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3, 100])
@@ -102,10 +107,11 @@ def test_questions_about_a_running_text_leave_it_as_it_is(model, reference):
     questions = [Request(((), ids(n, seed=n)), ((7,), (7, 8), (9,)), 2) for n in (1, 4)]
     for place in range(len(text)):
         model.extend(stream, text[place : place + 1], WINDOW)
-        before = [tensor.clone() for ring in stream.rings for tensor in ring.kept]
+        before = [tensor.clone() for ring in stream.rings for tensor in ring.held(stream.length)]
         made = plan(questions, behind=stream.length)
         found = model.log_probs(model.hidden(made, stream, stream.length))
-        assert all(torch.equal(a, b) for a, b in zip(before, (t for r in stream.rings for t in r.kept), strict=True))
+        after = [tensor for ring in stream.rings for tensor in ring.held(stream.length)]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         row = {packed: number for number, packed in enumerate(made.rows)}
         for number, question in enumerate(questions):
             path = [*text[: place + 1], *question.segments[1]]
@@ -122,17 +128,54 @@ def test_memory_stops_growing_at_the_window(model):
         model.extend(stream, ids(5), WINDOW)
         held[stream.length] = stream.num_bytes
     one = 3 * 2 * 2 * 8 * 4  # layers, keys and values, key-value heads, numbers, bytes
-    assert max(held.values()) == held[300] == WINDOW * one
+    assert max(held.values()) == held[300] == 9 * one  # three pages of three slots hold the window of 8
+
+
+def test_pages_go_back_when_a_text_is_forgotten(model):
+    pool, free = model.pool, model.pool.free_pages
+    streams = [model.stream() for _ in range(3)]
+    for stream in streams:
+        model.extend(stream, ids(20), WINDOW)
+    taken = [page for stream in streams for ring in stream.rings for page in ring.pages]
+    assert len(taken) == len({*taken}) == 3 * 3 * 3 and pool.free_pages == free - len(taken)
+    del stream, streams[1]
+    assert pool.free_pages == free - 18
+    streams.clear()
+    assert pool.free_pages == free
+    again = pool.take(len(taken))
+    assert {*again} == {*taken}
+    pool.give_back(again)
+
+
+def test_a_pool_that_is_full_says_so_before_anything_is_taken_in(folder):
+    model = TreeModel.load(folder, "float32", memory_bytes=6 * 2 * 2 * 3 * 8 * 4)  # six pages of three slots
+    model.page = 3
+    one, other = model.stream(), model.stream()
+    model.extend(one, ids(3), WINDOW)
+    model.extend(other, ids(2), WINDOW)
+    with pytest.raises(EngineError, match="0 of 6 pages"):
+        model.extend(one, ids(1), WINDOW)
+    with pytest.raises(EngineError, match="pages"):
+        model.decode([other, one], [5, 5])
+    assert (one.length, other.length) == (3, 2)
+    model.decode([other], [5])
+    del other
+    assert model.decode([one], [5]).shape == (1, 32) and one.length == 4
 
 
 @pytest.mark.parametrize("wrong", ["overwritten too early", "off by one at the wrap", "one slot too few"])
 def test_a_planted_fault_would_be_seen(model, reference, monkeypatch, wrong):
     if wrong == "overwritten too early":
         whole = Ring.write
-        monkeypatch.setattr(Ring, "write", lambda self, new, start: whole(self, new, start + 1))
+
+        def write(self: Ring, new: Kept, start: int) -> None:
+            self.reserve(start + new.keys.shape[1] + 1)
+            whole(self, new, start + 1)
+
+        monkeypatch.setattr(Ring, "write", write)
     elif wrong == "off by one at the wrap":
         whole_slots = cache.slots
-        monkeypatch.setattr(cache, "slots", lambda length, room, window: whole_slots(length + 1, room, window))
+        monkeypatch.setattr(cache, "slots", lambda length, size, window: whole_slots(length + 1, size, window))
     else:
         made = TreeModel.stream
 
