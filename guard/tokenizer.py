@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """Ids of plain text. Never a control token, whatever the text."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens left out."""
+        ...
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder. Raises `ModelUnavailable`."""
@@ -115,6 +119,10 @@ class HFTokenizer:
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [i for id_, (start, end) in spans for i in self._harmless(id_, text[start:end])]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._parsing.decode([id_ for id_ in ids if id_ not in self._control], skip_special_tokens=False)
+        return text
+
     def _harmless(self, id_: int, piece: str) -> list[int]:
         if id_ not in self._control:
             return [id_]
@@ -139,6 +147,7 @@ class MistralTokenizer:
         self._chat: Callable[[str], list[int]] = lambda text: (
             upstream.encode_chat_completion(ChatCompletionRequest(messages=[UserMessage(content=text)])).tokens
         )
+        self._special: frozenset[int] = frozenset(self._raw.special_ids)
         self.size: int = self._raw.n_words
         self.terminator: int = self._raw.eos_id
         self.literals = _unique([*map(self._raw.id_to_piece, sorted(self._raw.special_ids)), *CHAT_LITERALS])
@@ -151,6 +160,10 @@ class MistralTokenizer:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._raw.encode(text, bos=False, eos=False)
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._raw.decode([id_ for id_ in ids if id_ not in self._special])
+        return text
 
 
 def defuse(text: str, literals: Sequence[str]) -> str:
