@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import MistralForCausalLM
 
+from guard.engine.checkpoint import pick_dtype
 from training.config import Config
 
 AVERAGED = 0.995  # of the running average of the weights that a step keeps
@@ -45,6 +46,8 @@ def run(
         average = {name: state["average"][name] for name in average}
         first = state["step"]
     model.train()
+    device = torch.get_default_device().type
+    narrow = pick_dtype("auto", device) is torch.bfloat16  # emulated, it takes many times as long
     began = saved = time.monotonic()
     mean = 0.0
     for step in range(first, steps):
@@ -52,7 +55,7 @@ def run(
             group["lr"] = (
                 rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             )
-        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=narrow):
             loss = step_loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
