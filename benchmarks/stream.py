@@ -1,7 +1,7 @@
 """What a running text holds, resident and at its peak, against its length, with a window of 4,096 and without one.
 
-`python -m benchmarks.stream`. Two layers of the reference model's shape in bfloat16, a text of 32,768 tokens that comes
-in 1,024 at a time. Each case runs in a process of its own, and its peak is what the operating system saw (VmHWM, set
+`python -m benchmarks.stream`. Two layers of the reference model's shape in the machine's precision, and 32,768 tokens
+that come in 1,024 at a time. Each case runs in a process of its own, and its peak is what the operating system saw (VmHWM, set
 back before each length), so it holds everything: buffers that grow, products, allocator. It fails if the resident bytes
 grow past the window, or are not a half at 8,192 and an eighth at 32,768 of those without one.
 """
@@ -20,6 +20,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from benchmarks.measure import emit
 from benchmarks.workload import SHAPE, random_ids
+from guard.engine.checkpoint import pick_dtype
 from guard.engine.model import TreeModel
 
 WINDOW, CHUNK, LAYERS = 4096, 1024, 2
@@ -51,7 +52,7 @@ def grown(window: int | None) -> dict[int, dict[str, int]]:
     """Bytes at each length: held between calls, and at the peak above what the process had before the text began."""
     torch.manual_seed(0)
     config = MistralConfig(**{**SHAPE, "sliding_window": window, "num_hidden_layers": LAYERS})
-    model = TreeModel(MistralForCausalLM(config).eval().to(torch.bfloat16), "stream")
+    model = TreeModel(MistralForCausalLM(config).eval().to(pick_dtype("auto", "cpu")), "stream")
     text = random_ids(random.Random(3), max(LENGTHS))
     model.extend(model.stream(), text[:CHUNK], CHUNK)  # what is laid out once is laid out
     before, stream, found = _status("VmRSS"), model.stream(), {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import math
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +90,7 @@ class Pool:
         self.page_bytes = 2 * kv_heads * page * head_size * dtype.itemsize
         self.num_pages = 1 + budget // self.page_bytes
         shape = (kv_heads, self.num_pages * page, head_size)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self.keys, self.values = (_zeros(shape, dtype, device) for _ in range(2))
         self._untouched = 1  # the first page that was never taken
         self._returned: deque[int] = deque()  # from any thread
         self._used: list[int] = []  # free again; a heap
@@ -114,6 +116,13 @@ class Pool:
     def give_back(self, pages: Collection[int]) -> None:
         """Whoever took them does not touch them any more."""
         self._returned.extend(pages)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU not written, as torch's would be, but mapped when it is touched."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 class Ring:

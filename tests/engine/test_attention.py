@@ -44,16 +44,16 @@ def spelled_out(
     for node in made.nodes:
         path = [*((before[0][i], before[1][i], i) for i in range(prefix))]
         path += [(k[i], v[i], made.positions[i]) for i in node.keys]
+        heads = [slice(head * size, (head + 1) * size) for head in range(geometry.num_kv_heads)]
+        keys = [torch.stack([rotated(key[at], position) for key, _, position in path]) for at in heads]
+        values = [torch.stack([value[at].double() for _, value, _ in path]) for at in heads]
         for token in range(node.start, node.end):
             here = made.positions[token]
-            seen = [entry for entry in path if entry[2] <= here and here - entry[2] < (geometry.window or 10**9)]
+            seen = [i for i, (_, _, at) in enumerate(path) if at <= here and here - at < (geometry.window or 10**9)]
             for head in range(geometry.num_heads):
-                at = slice(head // share * size, (head // share + 1) * size)
                 own = slice(head * size, (head + 1) * size)
-                query = rotated(q[token, own], here)
-                scores = torch.stack([query @ rotated(key[at], position) for key, _, position in seen])
-                shares = (scores * geometry.scale).softmax(0)
-                out[token, own] = shares @ torch.stack([value[at].double() for _, value, _ in seen])
+                scores = keys[head // share][seen] @ rotated(q[token, own], here)
+                out[token, own] = (scores * geometry.scale).softmax(0) @ values[head // share][seen]
     return out
 
 

@@ -147,6 +147,19 @@ def test_pages_go_back_when_a_text_is_forgotten(model):
     pool.give_back(again)
 
 
+def test_a_pool_costs_what_is_touched(folder):
+    """A gibibyte is there for the texts; a short one costs its pages."""
+
+    def resident() -> int:
+        return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in x).split()[1])
+
+    model = TreeModel.load(folder, "float32", memory_bytes=2**30)
+    before = resident()
+    model.extend(model.stream(), ids(30), WINDOW)
+    assert model.pool.keys.nbytes + model.pool.values.nbytes > 2**30 - 2**20
+    assert resident() - before < 64 * 1024  # KiB
+
+
 def test_a_pool_that_is_full_says_so_before_anything_is_taken_in(folder):
     model = TreeModel.load(folder, "float32", memory_bytes=6 * 2 * 2 * 3 * 8 * 4)  # six pages of three slots
     model.page = 3
