@@ -1,7 +1,7 @@
 """What a running text holds, resident and at its peak, against its length, with a window of 4,096 and without one.
 
 `python -m benchmarks.stream`. Two layers of the reference model's shape in the machine's precision, and 32,768 tokens
-that come in 1,024 at a time. Each case runs in a process of its own, and its peak is what the operating system saw (VmHWM, set
+that come in 1,024 at a time. Each case runs in a process of its own, and its peak is what the system saw (VmHWM, set
 back before each length), so it holds everything: buffers that grow, products, allocator. It fails if the resident bytes
 grow past the window, or are not a half at 8,192 and an eighth at 32,768 of those without one.
 """

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import re2
 import yaml
@@ -27,6 +28,7 @@ from guard.yamlfile import load_yaml
 
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_/.-]*$", max_length=64)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+_LEAST, _MOST = math.nextafter(0, 1), math.nextafter(1, 0)  # thresholds that all but a certain score keeps
 Words = Annotated[str, Field(min_length=1)]
 Kinds = Annotated[tuple[Kind, ...], Field(min_length=1)]
 ALL_KINDS: tuple[Kind, ...] = tuple(Kind)
@@ -266,6 +268,31 @@ class Policy(_Data):
             category = by_id[category.parent]
         return found
 
+    def under(self, thresholds: Thresholds) -> Policy:
+        """This policy under a request's own thresholds. The model is asked the same.
+
+        Each category then decides by itself: the threshold of the whole would undo a higher one of a category.
+        Raises `UnknownPolicy` for a category that is not in the policy.
+        """
+        unknown = sorted({*thresholds.by_category} - {category.id for category in self.categories})
+        if unknown:
+            raise UnknownPolicy(
+                f"Policy {self.id!r} has no category {unknown[0]!r}.",
+                hint=f"Its categories: {', '.join(sorted(category.id for category in self.categories))}.",
+                param="custom_category_thresholds",
+            )
+
+        def of(category: Category) -> Category:
+            own = thresholds.by_category.get(category.id)
+            if own is not None:
+                return category.model_copy(update={"threshold": min(max(own, _LEAST), _MOST)})
+            if thresholds.ignore_others and category.id not in thresholds.by_category:
+                return category.model_copy(update={"action": Action.ALLOW, "threshold": _MOST})
+            return category
+
+        changed = {"categories": tuple(map(of, self.categories)), "threshold": _MOST}
+        return Policy(**{**_shallow(self), **changed})
+
     def narrowed(self, categories: Iterable[str] | None, kind: Kind) -> Policy:
         """This policy with only the categories asked for and only those that apply to `kind`.
 
@@ -302,6 +329,14 @@ class Policy(_Data):
             for name in ("allow", "deny")
         }
         return Policy(**{**_shallow(self), "categories": alone, "tests": (), **rules})
+
+
+class Thresholds(NamedTuple):
+    """Thresholds that one request has of its own, by category (None: the policy's); with `ignore_others` the
+    categories that are not named never stop an item."""
+
+    by_category: Mapping[str, float | None]
+    ignore_others: bool = False
 
 
 def _shallow(policy: Policy) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from guard.errors import STATUS, EngineError, GuardError, InvalidItem, NotReady, described
 from guard.item import Item, Kind
 from guard.moderator import Moderator, Task
-from guard.policy import Policy
+from guard.policy import Policy, Thresholds
 from guard.service.batcher import Batcher
 from guard.service.incoming import unless_gone
 from guard.settings import Settings
@@ -68,10 +68,13 @@ class Desk:
         self.batcher.check()
 
     async def judge(
-        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None
-    ) -> list[Verdict]:
+        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None,
+        thresholds: Thresholds | None = None,
+    ) -> list[Verdict]:  # fmt: skip
         """One verdict per text, none of them an error. Raises whatever kept any of them from being judged."""
         chosen = self.moderator.policies.get(policy)
+        if thresholds is not None:
+            chosen = chosen.under(thresholds)
         kinds = {text.kind or chosen.default_kind for text in texts}
         narrowed = {kind: chosen.narrowed(categories, kind) for kind in kinds}
         tasks = [_task(text, kind, narrowed[kind]) for text in texts for kind in (text.kind or chosen.default_kind,)]

@@ -1,6 +1,7 @@
-"""Mistral's moderation of conversations, in its wire form, with our verdict beside each result.
+"""Mistral's moderation of texts and of conversations, in its wire form, with our verdict beside each result.
 
-The last message is judged: a user's as a prompt, an assistant's as an answer to the user's message before it.
+Of a conversation the last message is judged: a user's as a prompt, an assistant's as an answer to the user's message
+before it. Thresholds of a request are named as in Mistral's guardrails.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
+from guard.policy import Thresholds
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
 from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
@@ -55,15 +57,40 @@ class Message(BaseModel):
         raise InvalidRequest(f"{param}.content: neither a string nor a list of text chunks.", param=f"{param}.content")
 
 
-class ChatModerationRequest(BaseModel):
-    """`input` and `model` are Mistral's; `policy` and `categories` are ours; other fields are ignored."""
+class _Asked(BaseModel):
+    """`input` and `model` are Mistral's, and so are the names of the thresholds; `policy` and `categories` are ours;
+    other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
     model: Name
     policy: Name | None = None
     categories: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+    custom_category_thresholds: dict[Name, Annotated[float, Field(ge=0, le=1)] | None] | None = None
+    ignore_other_categories: bool = False
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        if self.custom_category_thresholds is None:
+            return None
+        return Thresholds(self.custom_category_thresholds, self.ignore_other_categories)
+
+
+class ModerationRequest(_Asked):
+    input: str | list[str]
+
+    def texts(self, limit: int) -> list[Text]:
+        """One text, or several."""
+        if isinstance(self.input, str):
+            return [Text("input", self.input)]
+        if not self.input:
+            raise InvalidRequest("input: an empty list.", param="input")
+        check_count(self.input, limit)
+        return [Text(f"input.{i}", text) for i, text in enumerate(self.input)]
+
+
+class ChatModerationRequest(_Asked):
+    input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
 
     def texts(self, limit: int) -> list[Text]:
         """The last turn of each conversation: `input` is one, or a list of them."""
@@ -75,40 +102,47 @@ class ChatModerationRequest(BaseModel):
         return [_last_turn(conversation, f"input.{i}") for i, conversation in enumerate(self.input)]
 
 
-class ChatResult(BaseModel):
-    """One conversation. A category is true where the verdict names it."""
+class Result(BaseModel):
+    """One text or conversation. A category is true where the verdict names it."""
 
     categories: dict[str, bool]
     category_scores: dict[str, float]
     guard: Verdict
 
 
-class ChatModerationResponse(BaseModel):
+class ModerationResponse(BaseModel):
     id: str
     model: str
-    results: list[ChatResult]
+    results: list[Result]
 
 
 def routes(desk: Desk) -> APIRouter:
-    """The endpoint, to be included in an application."""
+    """The endpoint for conversations, to be included in an application; `moderations.py` has the other one."""
     router = APIRouter(responses={status: {"model": ErrorBody} for status, _ in STATUS.values()})
-    ids = [policy.id for policy in desk.moderator.policies]
 
     @router.post("/v1/chat/moderations", openapi_extra=body_schema(ChatModerationRequest))
-    async def chat_moderations(request: Request) -> ChatModerationResponse:
-        body = await read_body(request, desk.settings.max_body_mb)
-        asked = read_shape(ChatModerationRequest, read_object(body))
-        policy = POLICY_OF.get(asked.model) or (asked.model if asked.model in ids else None)
-        if policy is None:
-            known = ", ".join(sorted([*POLICY_OF, *ids]))
-            raise UnknownModel(f"There is no model {asked.model!r}.", hint=f"Known here: {known}.", param="model")
-        texts = asked.texts(desk.settings.max_inputs)
-        verdicts = await desk.judge(request, texts, asked.policy or policy, asked.categories)
-        return ChatModerationResponse(
-            id=f"modr-{uuid.uuid4().hex}", model=asked.model, results=list(map(_result, verdicts))
-        )
+    @router.post("/mistral/v1/chat/moderations", openapi_extra=body_schema(ChatModerationRequest))
+    async def chat_moderations(request: Request) -> ModerationResponse:
+        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        return await _answer(desk, request, read_shape(ChatModerationRequest, data))
 
     return router
+
+
+async def moderated(desk: Desk, request: Request, data: dict[str, Any]) -> ModerationResponse:
+    """The answer to a body of texts."""
+    return await _answer(desk, request, read_shape(ModerationRequest, data))
+
+
+async def _answer(desk: Desk, request: Request, asked: ModerationRequest | ChatModerationRequest) -> ModerationResponse:
+    ids = [policy.id for policy in desk.moderator.policies]
+    policy = POLICY_OF.get(asked.model) or (asked.model if asked.model in ids else None)
+    if policy is None:
+        known = ", ".join(sorted([*POLICY_OF, *ids]))
+        raise UnknownModel(f"There is no model {asked.model!r}.", hint=f"Known here: {known}.", param="model")
+    texts = asked.texts(desk.settings.max_inputs)
+    verdicts = await desk.judge(request, texts, asked.policy or policy, asked.categories, asked.thresholds)
+    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=asked.model, results=list(map(_result, verdicts)))
 
 
 def _last_turn(conversation: Any, param: str) -> Text:
@@ -136,8 +170,8 @@ def _chunk(value: Any, param: str) -> str:
     raise InvalidRequest(f"{param}: not a text chunk.", hint="Only text can be judged.", param=param)
 
 
-def _result(verdict: Verdict) -> ChatResult:
+def _result(verdict: Verdict) -> Result:
     scores = verdict.category_scores
-    return ChatResult(
+    return Result(
         categories={name: name in verdict.categories for name in scores}, category_scores=scores, guard=verdict
     )

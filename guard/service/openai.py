@@ -16,7 +16,7 @@ from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
+from guard.service.incoming import Name, check_count, read_shape
 from guard.verdict import Verdict
 
 DEFAULT_MODEL = "omni-moderation-latest"
@@ -89,35 +89,40 @@ class ModelList(BaseModel):
 
 
 def routes(desk: Desk) -> APIRouter:
-    """The endpoints, to be included in an application."""
+    """The model list, to be included in an application; `moderations.py` has the other endpoint."""
     router = APIRouter(responses={status: {"model": ErrorBody} for status, _ in STATUS.values()})
-    ids = [policy.id for policy in desk.moderator.policies]
-    models = {name: Model(id=name, created=int(time.time())) for name in (*MODELS, *ids)}
-
-    @router.post("/v1/moderations", openapi_extra=body_schema(ModerationRequest))
-    async def moderations(request: Request) -> ModerationResponse:
-        body = await read_body(request, desk.settings.max_body_mb)
-        asked = read_shape(ModerationRequest, read_object(body))
-        model = known(asked.model or DEFAULT_MODEL)
-        policy = asked.policy or (model.id if model.id in ids else desk.settings.service_policy)
-        texts = asked.texts(desk.settings.max_inputs)
-        verdicts = await desk.judge(request, texts, policy, asked.categories)
-        return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model.id, results=list(map(_result, verdicts)))
+    started = int(time.time())
 
     @router.get("/v1/models")
+    @router.get("/openai/v1/models")
     async def list_models() -> ModelList:
-        return ModelList(data=list(models.values()))
+        return ModelList(data=[Model(id=name, created=started) for name in _models(desk)])
 
     @router.get("/v1/models/{name}", openapi_extra=_NAME_SCHEMA)
+    @router.get("/openai/v1/models/{name}", openapi_extra=_NAME_SCHEMA)
     async def get_model(request: Request) -> Model:
-        return known(request.path_params["name"])
-
-    def known(name: str) -> Model:
-        if name not in models:
-            raise UnknownModel(f"There is no model {name[:64]!r}.", hint="GET /v1/models lists them.", param="model")
-        return models[name]
+        return Model(id=_known(desk, request.path_params["name"]), created=started)
 
     return router
+
+
+async def moderated(desk: Desk, request: Request, data: dict[str, Any]) -> ModerationResponse:
+    """The answer to a body."""
+    asked = read_shape(ModerationRequest, data)
+    model = _known(desk, asked.model or DEFAULT_MODEL)
+    policy = asked.policy or (desk.settings.service_policy if model in MODELS else model)
+    verdicts = await desk.judge(request, asked.texts(desk.settings.max_inputs), policy, asked.categories)
+    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model, results=list(map(_result, verdicts)))
+
+
+def _models(desk: Desk) -> list[str]:
+    return [*MODELS, *(policy.id for policy in desk.moderator.policies)]
+
+
+def _known(desk: Desk, name: str) -> str:
+    if name not in _models(desk):
+        raise UnknownModel(f"There is no model {name[:64]!r}.", hint="GET /v1/models lists them.", param="model")
+    return name
 
 
 def _text(i: int, value: Any) -> str:

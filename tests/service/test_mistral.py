@@ -1,4 +1,4 @@
-"""Mistral's moderation of conversations over a real socket, with the official SDK and with raw bodies."""
+"""Mistral's moderation of texts and conversations over a real socket, with the official SDK and with raw bodies."""
 
 from __future__ import annotations
 
@@ -24,6 +24,75 @@ def sdk(service: Service) -> Iterator[Mistral]:
 
 def post(service: Service, **body: object):  # type: ignore[no-untyped-def]
     return service.http.post("/v1/chat/moderations", json={"model": "mistral-moderation-latest", **body})
+
+
+@pytest.mark.parametrize(("model", "policy"), POLICY_OF.items())
+def test_texts_have_a_result_each(service: Service, sdk: Mistral, model: str, policy: str) -> None:
+    reply = sdk.classifiers.moderate(model=model, inputs=["one", "two"])
+    verdicts = [service.moderator.judge(text, policy=policy) for text in ("one", "two")]
+    assert reply.model == model and reply.id.startswith("modr-")
+    assert [result.category_scores for result in reply.results] == [verdict.category_scores for verdict in verdicts]
+    assert set(reply.results[0].categories) == {c.id for c in service.moderator.policies.get(policy).categories}
+
+
+def test_the_shared_path_is_settled_by_model_and_by_prefix(service: Service) -> None:
+    def results(path: str, **body: object) -> set[str]:
+        reply = service.http.post(path, json={"input": "one", **body})
+        assert reply.status_code == 200, reply.text
+        return set(reply.json()["results"][0])
+
+    mistral, openai = {"categories", "category_scores", "guard"}, {"flagged", "category_applied_input_types"}
+    assert results("/v1/moderations", model="mistral-moderation-2411") == mistral
+    assert results("/mistral/v1/moderations", model="mistral-9") == mistral
+    for body in ({}, {"model": None}, {"model": "omni-moderation-latest"}, {"model": "mistral-9"}):
+        assert results("/v1/moderations", **body) == mistral | openai
+        assert results("/openai/v1/moderations", **body) == mistral | openai
+    error_of(service.http.post("/mistral/v1/moderations", json={"input": "one"}), 400)
+    error_of(service.http.post("/openai/v1/moderations", json={"input": "x", "model": "mistral-moderation-2411"}), 404)
+
+
+LIKELY = "financial"
+
+
+def under(start: Start, **thresholds: object) -> dict[str, bool]:
+    """The categories that are named where `financial` has .6 and the others little."""
+    labels = ["", *(c.id for c in start().moderator.policies.get("mistral-9").categories)]
+    service = start(script=[one_of(len(labels), labels.index(LIKELY), 0.6)])
+    service.engine.seen.clear()
+    body = {"input": "one", "model": "mistral-moderation-2411", **thresholds}
+    reply = service.http.post("/v1/moderations", json=body)
+    assert reply.status_code == 200, reply.text
+    result = reply.json()["results"][0]
+    assert (result["guard"]["decision"] == "allow") == (not any(result["categories"].values()))
+    return {name for name, named in result["categories"].items() if named}
+
+
+def test_a_request_has_thresholds_of_its_own(start: Start) -> None:
+    assert under(start) == {LIKELY}
+    assert under(start, custom_category_thresholds={LIKELY: 0.7}) == set()
+    assert under(start, custom_category_thresholds={LIKELY: None}) == {LIKELY}
+    assert under(start, custom_category_thresholds={"sexual": 0.01}) == {LIKELY, "sexual"}
+    assert under(start, custom_category_thresholds={"sexual": 0.01}, ignore_other_categories=True) == {"sexual"}
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "param"),
+    [
+        ({"nothing": 0.5}, "custom_category_thresholds"),
+        ({"sexual": 1.5}, "custom_category_thresholds.sexual"),
+        ({"sexual": "high"}, "custom_category_thresholds.sexual"),
+        ([0.5], "custom_category_thresholds"),
+    ],
+)
+def test_bad_thresholds_are_named(service: Service, thresholds: object, param: str) -> None:
+    body = {"input": "one", "model": "mistral-moderation-2411", "custom_category_thresholds": thresholds}
+    assert error_of(service.http.post("/v1/moderations", json=body), 400)["param"] == param
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {}, [], [5], [None], ""])
+def test_bad_texts_are_errors(service: Service, wrong: object) -> None:
+    body = {"input": wrong, "model": "mistral-moderation-2411"}
+    assert str(error_of(service.http.post("/v1/moderations", json=body), 400)["param"]).startswith("input")
 
 
 def test_an_answer_is_judged_given_its_prompt(service: Service, sdk: Mistral) -> None:
