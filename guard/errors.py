@@ -14,7 +14,8 @@
     ├── SetupError            the operator's files are wrong
     │   ├── InvalidPolicy       a policy or a template does not hold
     │   ├── InvalidSettings     a setting does not hold
-    │   └── ModelUnavailable    a model folder is missing, unreadable or not supported
+    │   ├── ModelUnavailable    a model folder is missing, unreadable or not supported
+    │   └── NotOffered          what was asked for was not set up
     └── RunError              the work itself failed
         ├── EngineError         scoring failed; the item got no verdict
         ├── Overloaded          the queue is full: come again
@@ -100,6 +101,10 @@ class ModelUnavailable(SetupError):
     code = "model_unavailable"
 
 
+class NotOffered(SetupError):
+    code = "not_offered"
+
+
 class RunError(GuardError):
     code = "run_error"
 
@@ -132,6 +137,7 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     InvalidPolicy: (500, EXIT_ERROR),
     InvalidSettings: (500, EXIT_ERROR),
     ModelUnavailable: (503, EXIT_ERROR),
+    NotOffered: (501, EXIT_ERROR),
     EngineError: (500, EXIT_ERROR),
     Overloaded: (429, EXIT_ERROR),
     NotReady: (503, EXIT_ERROR),

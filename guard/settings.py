@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """Address that `guard serve` listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port that `guard serve` listens on; 0 takes a free one."""
+    suggestions: Path | None = None
+    """File to which corrections of scores are added (Perspective's `comments:suggestscore`); none: they are refused."""
     max_body_mb: Annotated[float, Field(gt=0)] = 8.0
     """Larger request bodies are refused with 413."""
     max_inputs: Annotated[int, Field(ge=1)] = 1024

@@ -24,6 +24,7 @@ CODES = {
     "InvalidSettings": "invalid_settings",
     "MethodNotAllowed": "method_not_allowed",
     "ModelUnavailable": "model_unavailable",
+    "NotOffered": "not_offered",
     "NotReady": "not_ready",
     "Overloaded": "overloaded",
     "PayloadTooLarge": "payload_too_large",

@@ -17,7 +17,7 @@ DEFAULTS = {
     "model": "embedded", "policy": "self-reflection", "service_policy": "moderation-13", "policies": (),
     "dtype": "auto", "threads": 0, "kernels": "auto", "batch_tokens": 2048, "memory_mb": 1024, "passage_tokens": 256,
     "passage_overlap": 32, "max_passages": 64, "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
-    "max_inputs": 1024, "queue_items": 4096, "batch_items": 64,
+    "max_inputs": 1024, "queue_items": 4096, "batch_items": 64, "weights": "full", "suggestions": None,
 }  # fmt: skip
 
 

@@ -31,13 +31,14 @@ _BY_CODE = {leaf.code: leaf for leaf in STATUS}
 
 
 class Text(NamedTuple):
-    """A text of a request, and where it stands there, such as `input.3`; its kind (None: the policy's default) and,
-    of an answer, the prompt."""
+    """A text of a request, and where it stands there, such as `input.3`; its kind (None: the policy's default), of an
+    answer the prompt, and of a comment the one that it replies to."""
 
     param: str
     text: str
     kind: Kind | None = None
     prompt: str | None = None
+    parent: str | None = None
 
 
 class Desk:
@@ -68,11 +69,11 @@ class Desk:
         self.batcher.check()
 
     async def judge(
-        self, request: Request, texts: Sequence[Text], policy: str, categories: Sequence[str] | None,
+        self, request: Request, texts: Sequence[Text], policy: str | Policy, categories: Sequence[str] | None,
         thresholds: Thresholds | None = None,
     ) -> list[Verdict]:  # fmt: skip
         """One verdict per text, none of them an error. Raises whatever kept any of them from being judged."""
-        chosen = self.moderator.policies.get(policy)
+        chosen = policy if isinstance(policy, Policy) else self.moderator.policies.get(policy)
         if thresholds is not None:
             chosen = chosen.under(thresholds)
         kinds = {text.kind or chosen.default_kind for text in texts}
@@ -82,7 +83,7 @@ class Desk:
         outcomes = Counter(verdict.decision.value for verdict in verdicts)
         _log.info(
             "%s policy=%s texts=%d characters=%d %s",
-            request.state.request_id, policy, len(texts), sum(len(text.text) for text in texts),
+            request.state.request_id, chosen.id, len(texts), sum(len(text.text) for text in texts),
             " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items())),
         )  # fmt: skip
         for text, verdict in zip(texts, verdicts, strict=True):
@@ -118,7 +119,7 @@ class Desk:
 
 def _task(text: Text, kind: Kind, policy: Policy) -> Task:
     try:
-        return Task(Item(text=text.text, kind=kind, prompt=text.prompt), policy)
+        return Task(Item(text=text.text, kind=kind, prompt=text.prompt, parent=text.parent), policy)
     except InvalidItem as error:
         error.param = text.param
         raise

@@ -9,6 +9,7 @@ import pytest
 
 from guard.errors import STATUS, InvalidFile, InvalidSettings, ModelUnavailable, Overloaded, PromiseRefused
 from guard.service.openai import ModerationRequest, Result
+from guard.service.perspective import ATTRIBUTES, AnalyzeRequest, AnalyzeResponse
 from guard.verdict import Verdict
 from tests.service.support import Service
 
@@ -16,11 +17,12 @@ TEXT = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-
 NEVER_OVER_HTTP = {InvalidFile, InvalidSettings, ModelUnavailable, PromiseRefused}  # of other commands, or no start
 
 
-def test_the_python_example_runs(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    exec(example.replace("http://127.0.0.1:8080", service.url), {})
+def test_the_python_examples_run(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    for example in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
+        exec(example.replace("http://127.0.0.1:8080", service.url), {})
     verdict = service.moderator.judge("You fool", policy="forum-comments")
-    assert capsys.readouterr().out == f"{not verdict.accepted} {verdict.category_scores['insult']}\n"
+    toxicity = sum(verdict.category_scores[name] for name in ATTRIBUTES["TOXICITY"])
+    assert capsys.readouterr().out == f"{not verdict.accepted} {verdict.category_scores['insult']}\n{toxicity}\n"
 
 
 def test_the_table_of_errors_is_that_of_the_code() -> None:
@@ -32,5 +34,7 @@ def test_the_table_of_errors_is_that_of_the_code() -> None:
 
 def test_every_field_and_path_is_described(service: Service) -> None:
     described = set(re.findall(r"`([\w/{}]+)`", TEXT))
+    told = {*AnalyzeRequest.model_fields, *AnalyzeResponse.model_fields, *ATTRIBUTES}
+    assert described >= told
     assert described >= {*ModerationRequest.model_fields, *Result.model_fields, *Verdict.model_fields}
     assert all(path in TEXT for path in service.http.get("/openapi.json").json()["paths"] if "{" not in path)
