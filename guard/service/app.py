@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 import guard
 from guard.errors import STATUS, NotReady
 from guard.moderator import Moderator
-from guard.service import mistral, moderations, openai, perspective
+from guard.service import litellm, mistral, moderations, openai, perspective
 from guard.service.desk import Desk
 from guard.service.envelope import Envelope
 from guard.service.failures import ErrorBody, failed
@@ -38,7 +38,7 @@ def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     app.state.desk = desk
     app.add_middleware(Envelope, retry_after=desk.batcher.retry_after)
     app.add_exception_handler(HTTPException, _routing_failed)
-    for dialect in (moderations, openai, mistral, perspective):
+    for dialect in (moderations, openai, mistral, perspective, litellm):
         app.include_router(dialect.routes(desk))
 
     @app.get("/healthz")

@@ -26,6 +26,7 @@ POLICY_OF = {
     "mistral-moderation-2411": "mistral-9",
     "mistral-moderation-2603": "mistral-11",
 }
+MODELS = "mistral-moderation-"  # how their names begin
 Role = Literal["system", "user", "assistant", "tool"]
 
 _MESSAGE_SCHEMA: dict[str, Any] = {

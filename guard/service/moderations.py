@@ -31,7 +31,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post("/v1/moderations", openapi_extra=body_schema(openai.ModerationRequest))
     async def of_either(request: Request) -> openai.ModerationResponse | mistral.ModerationResponse:
         data = read_object(await read_body(request, desk.settings.max_body_mb))
-        if data.get("model") in mistral.POLICY_OF:
+        if str(data.get("model")).startswith(mistral.MODELS):
             return await mistral.moderated(desk, request, data)
         return await openai.moderated(desk, request, data)
 

@@ -48,6 +48,8 @@ def test_the_shared_path_is_settled_by_model_and_by_prefix(service: Service) -> 
         assert results("/v1/moderations", **body) == mistral | openai
         assert results("/openai/v1/moderations", **body) == mistral | openai
     error_of(service.http.post("/mistral/v1/moderations", json={"input": "one"}), 400)
+    unknown = service.http.post("/v1/moderations", json={"input": "x", "model": "mistral-moderation-9999"})
+    assert "mistral-moderation-2603" in str(error_of(unknown, 404)["message"])
     error_of(service.http.post("/openai/v1/moderations", json={"input": "x", "model": "mistral-moderation-2411"}), 404)
 
 
