@@ -13,7 +13,7 @@ import time
 
 from benchmarks.measure import FOLDER
 
-BENCHMARKS = ("scoring", "questions", "latency", "window", "stream", "heads", "company", "embedded")
+BENCHMARKS = ("scoring", "questions", "latency", "window", "stream", "heads", "company", "embedded", "weights")
 
 
 def main() -> None:

@@ -34,11 +34,16 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 def figures(found: Results) -> str:
     """All tables, in the order of the benchmarks."""
-    sections = (_scoring, _questions, _latency, _window, _stream, _heads, _company, _embedded)
+    sections = (_scoring, _questions, _latency, _window, _stream, _heads, _company, _embedded, _weights)
     where = found["scoring"]
     faults = [f"{name}: {fault}" for name, line in found.items() for fault in line["faults"]]
     held = f"What did not hold: {'; '.join(faults)}." if faults else "Everything that the benchmarks promise held."
-    return "\n\n".join([f"Machine: {where['machine']}; {where['date']}. {held}", *(s(found) for s in sections)]) + "\n"
+    parts = [f"Machine: {where['machine']}; {where['date']}. {held}"]
+    for section in sections:
+        line = found[section.__name__[1:]]
+        other = (line["machine"], line["date"]) != (where["machine"], where["date"])
+        parts.append(section(found) + (f"\n\nMeasured on {line['machine']}; {line['date']}." if other else ""))
+    return "\n\n".join(parts) + "\n"
 
 
 def _scoring(found: Results) -> str:
@@ -165,6 +170,25 @@ def _embedded(found: Results) -> str:
 {line["guard"]} comments a second under `{line["policy"]}` ({line["comments"]} comments of {line["tokens_per_comment"]}
 tokens on average, from text to verdict). An encoder classifier of {line["encoder_weights"] / 1e6:.0f}M weights,
 BERT-base's shape, on the same token ids: {line["encoder"]} a second. guard is {line["ratio"]} times as fast."""
+
+
+def _weights(found: Results) -> str:
+    line = found["weights"]
+    rows: list[list[object]] = [
+        [
+            name, f"{case['bytes'] / 2**20:.1f}", case["speed"], f"{case['same']:.1%}", case["moved_mean"],
+            case["moved_most"],
+        ]
+        for name, case in line["cases"].items()
+    ]  # fmt: skip
+    head = ["weights", "MiB of matrices", "speed", "same decisions", "score moves on average", "at most"]
+    return f"""### Fewer bits, and adapters
+
+The embedded model under `{line["policy"]}` on {line["comments"]} comments, from text to verdict; speed and agreement
+against the full weights ({line["full_a_second"]} comments a second). `adapter` is LoRA of rank {line["rank"]} with
+random numbers on every matrix, against the same weights merged:
+
+{table(head, rows)}"""
 
 
 def page(text: str, found: Results) -> str:

@@ -109,6 +109,8 @@ def read(folder: Path, model: Any, layers: Sequence[Layer]) -> Adapter:
         if match is None or int(match[2]) >= len(layers) or match[3] not in sizes:
             raise _refused(folder, f"{key} belongs to no matrix that is corrected here")
         if match[4] == "B":
+            if key.replace("lora_B", "lora_A") not in tensors:
+                raise _refused(folder, f"{match[1]}: a B has no A")
             continue  # it comes with its A
         path, number, name = match[1], int(match[2]), match[3]
         up = tensors.get(key.replace("lora_A", "lora_B"))
@@ -120,8 +122,6 @@ def read(folder: Path, model: Any, layers: Sequence[Layer]) -> Adapter:
         parts = _SPLIT.get(name, (name,))
         ups = torch.split(up, [sizes[part][0] for part in parts])
         pairs[number].update({part: (down, some) for part, some in zip(parts, ups, strict=True)})
-    if 2 * sum(len(some) for some in pairs) < len(tensors):
-        raise _refused(folder, "a B has no A")
     like = model.model.embed_tokens.weight
     return Adapter([_laid_out(layer, own, sizes, like) for layer, own in zip(layers, pairs, strict=True)])
 

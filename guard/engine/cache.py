@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -89,6 +90,8 @@ class Pool:
         self.page = page
         self.page_bytes = 2 * kv_heads * page * head_size * dtype.itemsize
         self.num_pages = 1 + budget // self.page_bytes
+        if device.type == "cuda":  # kernels find their way in a head's slots by 32 bits
+            self.num_pages = min(self.num_pages, 2**31 // (page * head_size))
         shape = (kv_heads, self.num_pages * page, head_size)
         self.keys, self.values = (_zeros(shape, dtype, device) for _ in range(2))
         self._untouched = 1  # the first page that was never taken
@@ -110,6 +113,8 @@ class Pool:
         while self._returned:
             heapq.heappush(self._used, self._returned.popleft())
         again = [heapq.heappop(self._used) for _ in range(min(count, len(self._used)))]
+        if again:  # zero times what is no number is none either
+            self.values.view(len(self.values), self.num_pages, self.page, -1)[:, again] = 0
         first, self._untouched = self._untouched, self._untouched + count - len(again)
         return [*again, *range(first, self._untouched)]
 
@@ -144,11 +149,13 @@ class Ring:
         """How many slots a text of `length` tokens fills."""
         return min(length, self._window or length)
 
+    def missing(self, length: int) -> int:
+        """How many pages a text of `length` tokens needs beside those that are there."""
+        return max(0, -(-self.size(length) // self._pool.page) - len(self.pages))
+
     def reserve(self, length: int) -> None:
         """Take the pages that a text of `length` tokens needs. Raises `EngineError` where the pool is full."""
-        missing = -(-self.size(length) // self._pool.page) - len(self.pages)
-        if missing > 0:
-            self.pages += self._pool.take(missing)
+        self.pages += self._pool.take(self.missing(length))
 
     def _places(self, slot: Tensor) -> Tensor:
         """Where slots lie in the pool."""
@@ -203,11 +210,16 @@ class Stream:
         self._pool = pool
         self._pages = [ring.pages for ring in self.rings]
         self._giving_back = weakref.finalize(self, _give_back, pool, self._pages)
+        self._giving_back.atexit = False  # the whole pool goes then, and somebody may still be at work
 
     def reserve(self, length: int) -> None:
-        """Take the memory of `length` tokens now. Raises `EngineError`; what was taken goes when the text does."""
-        for ring in self.rings:
-            ring.reserve(length)
+        """Take the memory of `length` tokens now, or none of it. Raises `EngineError`."""
+        if self.broken:
+            raise EngineError("This text has ended.", hint="Begin it anew.")
+        missing = [ring.missing(length) for ring in self.rings]
+        pages = iter(self._pool.take(sum(missing)))
+        for ring, count in zip(self.rings, missing, strict=True):
+            ring.pages += islice(pages, count)
 
     def close(self) -> None:
         """Give its memory back now: nothing may be taken into it or asked about it any more."""

@@ -6,8 +6,11 @@ each request gets its answer or its own error.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ from guard.errors import EngineError, described
 _log = logging.getLogger(__name__)
 
 MOST_TEXTS = 64  # that are generated side by side
+_LOOK = 0.01  # seconds until it is looked again whether there is room
 
 
 class TorchEngine:
@@ -43,6 +47,8 @@ class TorchEngine:
         self._batcher = Batcher(model, batch_tokens, MOST_TEXTS)
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closed = False
+        atexit.register(_close, weakref.ref(self))  # a thread that is torn out of torch takes the process with it
 
     @classmethod
     def load(
@@ -92,11 +98,10 @@ class TorchEngine:
 
         A text whose extension failed can be neither extended nor asked about any more.
         """
-        length = stream.length + len(tokens)
-        fault = self._model.unknown_token(tokens) or self._model.too_large(length)
-        if stream.broken or fault:
-            raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
         with self._lock:
+            fault = self._model.unknown_token(tokens) or self._model.too_large(stream.length + len(tokens))
+            if stream.broken or fault:
+                raise fault or EngineError("This text could not be extended before.", hint="Begin it anew.")
             try:
                 self._model.extend(stream, tokens, self._batch_tokens)
             except EngineError:  # no room; the text is what it was
@@ -119,6 +124,8 @@ class TorchEngine:
     def generate(self, prompt: Ids, sampling: Sampling, adapter: str = BASE) -> Generation:
         """A text that goes on from `prompt`; iterate over it for its tokens. Raises `EngineError` for a bad prompt."""
         with self._starting:
+            if self._closed:
+                raise EngineError("The engine has been closed.")
             generation = self._batcher.submit(prompt, sampling, adapter)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="guard-generate", daemon=True)
@@ -134,9 +141,21 @@ class TorchEngine:
                     return
             with self._lock:
                 try:
-                    self._batcher.step()
+                    moved = self._batcher.step()
                 except Exception as cause:
                     self._batcher.abandon(cause)
+                    moved = True
+            if not moved:  # all wait for room that running texts hold
+                time.sleep(_LOOK)
+
+    def close(self) -> None:
+        """End every text that grows, and the thread at work on them. Done by itself when the process ends."""
+        with self._starting:
+            self._closed = True
+            worker = self._worker
+        self._batcher.cancel()
+        if worker is not None:
+            worker.join()
 
     def _refusal(self, request: Request, behind: Stream | None = None) -> EngineError | None:
         """Why a request cannot be asked, or None."""
@@ -184,6 +203,11 @@ class TorchEngine:
         return prefix
 
 
+def _close(engine: weakref.ref[TorchEngine]) -> None:
+    if (alive := engine()) is not None:
+        alive.close()
+
+
 class Turns:
     """A lock that goes to who has waited longest, so that a busy thread keeps nobody out."""
 
@@ -197,12 +221,20 @@ class Turns:
             self._waiting.append(mine)
             if self._waiting[0] is mine:
                 return
-        mine.wait()
+        try:
+            mine.wait()
+        except BaseException:  # interrupted: its turn must not come and stay
+            self._leave(mine)
+            raise
 
     def __exit__(self, *_: object) -> None:
+        self._leave(self._waiting[0])
+
+    def _leave(self, who: threading.Event) -> None:
         with self._changing:
-            self._waiting.popleft()
-            if self._waiting:
+            first = self._waiting[0] is who
+            self._waiting.remove(who)
+            if first and self._waiting:
                 self._waiting[0].set()
 
 

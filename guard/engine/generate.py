@@ -7,6 +7,7 @@ attention goes text by text, each over its own rolling buffer. What one text bec
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from guard.engine.cache import Stream
 from guard.engine.model import TreeModel
 from guard.engine.request import BASE, Ids
 from guard.errors import EngineError, described
+
+_COLD = 1e-3  # temperatures below leave nothing to draw, and overflow
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Sampling:
     stops: frozenset[int] = frozenset()  # tokens that end a text and are not given out
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        if self.max_tokens < 1 or not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise EngineError("max_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1.")
 
 
@@ -69,7 +72,7 @@ class Generation:
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._draws = torch.Generator().manual_seed(self.sampling.seed)
+        self._draws = torch.Generator().manual_seed(self.sampling.seed % 2**63)
 
     @property
     def most_tokens(self) -> int:
@@ -77,10 +80,12 @@ class Generation:
         return len(self.prompt) + self.sampling.max_tokens
 
     def __iter__(self) -> Iterator[int]:
-        """Raises the `EngineError` that ended it, if one did. Whoever stops reading ends the text."""
+        """Raises the `EngineError` that ended it, if one did. Whoever stops reading ends the text; who never began
+        to read has to `cancel` it."""
         try:
             while (token := self._coming.get()) is not None:
                 yield token
+            self._coming.put(None)  # for who reads again
         finally:
             self.cancel()
         if self.error is not None:
@@ -128,21 +133,34 @@ class Batcher:
         """Memory that the growing texts hold between steps."""
         return sum(generation._stream.num_bytes for generation in self._running if generation._stream)
 
-    def step(self) -> None:
-        """Take in a chunk of one prompt, and let every text whose prompt is in grow by one token."""
+    def cancel(self) -> None:
+        """Cancel every text; they end with the next step."""
+        for generation in self._known():
+            generation.cancel()
+
+    def step(self) -> bool:
+        """Take in a chunk of one prompt, and let every text whose prompt is in grow by one token.
+
+        False where nothing could be done, because all wait for room.
+        """
         for generation in self._known():
             if generation._cancelled.is_set():
                 self._end(generation, Ended.CANCELLED)
         while self._waiting and len(self._running) < self._most and self._has_room(self._waiting[0]):
             newcomer = self._waiting.popleft()
-            newcomer._stream = self._model.stream(newcomer.adapter)
-            newcomer._stream.reserve(newcomer.most_tokens)
             self._running.append(newcomer)
+            self._guarded([newcomer], self._begin)
         growing = [generation for generation in self._running if generation.tokens]
         coming = next((generation for generation in self._running if not generation.tokens), None)
         if coming is not None:
             self._guarded([coming], self._take_in)
         self._guarded([generation for generation in growing if generation.ended is None], self._grow)
+        return coming is not None or bool(growing) or not self._waiting
+
+    def _begin(self, generations: list[Generation]) -> None:
+        (generation,) = generations
+        generation._stream = self._model.stream(generation.adapter)
+        generation._stream.reserve(generation.most_tokens)
 
     def _has_room(self, newcomer: Generation) -> bool:
         return self._model.pages(newcomer.most_tokens) <= self._model.pool.free_pages
@@ -192,7 +210,7 @@ class Batcher:
         for generation, log_probs in zip(generations, self._model.log_probs(hidden), strict=True):
             try:
                 token = chosen(log_probs, generation.sampling, generation._draws)
-            except EngineError as cause:
+            except Exception as cause:  # what one text asks of its draws is no fault of the others
                 self._fail(generation, cause)
                 continue
             if token in generation.sampling.stops:
@@ -234,7 +252,7 @@ def chosen(log_probs: Tensor, sampling: Sampling, draws: torch.Generator) -> int
         raise EngineError(
             "The model gave a number that is not finite.", hint="Check the weights, or set dtype float32."
         )
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLD:
         return int(log_probs.argmax())
     probabilities, order = (log_probs.cpu() / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
     before = probabilities.cumsum(-1) - probabilities

@@ -7,8 +7,8 @@ that are read, and nothing is masked or cached that the tree does not ask for.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class TreeModel:
         `memory_bytes`: for the keys and values of running texts."""
         self.model_id = model_id
         self.memory_bytes, self.page = memory_bytes, PAGE
+        self._pool: Pool | None = None
+        self._making = threading.Lock()
         config, decoder = model.config, model.model
         self.vocab_size: int = config.vocab_size
         self.max_positions = checkpoint.positions(config)
@@ -94,13 +96,15 @@ class TreeModel:
         windows = [geometry.window for geometry in self.geometries.values()]
         return None if None in windows else max(window for window in windows if window)
 
-    @cached_property
+    @property
     def pool(self) -> Pool:
-        """The memory of the running texts."""
-        geometry = self.geometries[self._kinds[0]]
-        return Pool(
-            self.memory_bytes, geometry.num_kv_heads, geometry.head_size, self._embedding.dtype, self.device, self.page
-        )
+        """The memory of the running texts, made for the first of them."""
+        with self._making:
+            if self._pool is None:
+                geometry = self.geometries[self._kinds[0]]
+                sizes = (geometry.num_kv_heads, geometry.head_size)
+                self._pool = Pool(self.memory_bytes, *sizes, self._embedding.dtype, self.device, self.page)
+        return self._pool
 
     def kept_bytes(self, tokens: int) -> int:
         """Memory for the keys and values of a prefix and what stands behind it, of so many tokens, in all layers."""

@@ -98,7 +98,7 @@ def test_a_window_off_by_one_would_be_seen(engine, reference, monkeypatch):
     draw = random.Random(11)
     request = Request((ids(draw, WINDOW), ids(draw, WINDOW), ids(draw, 3)), LABELS, 2)
     (kernels,) = engine._model.kernels.values()
-    monkeypatch.setattr(kernels, "_geometry", dataclasses.replace(kernels._geometry, window=WINDOW + 1))
+    monkeypatch.setattr(kernels, "geometry", dataclasses.replace(kernels.geometry, window=WINDOW + 1))
     (found,) = engine.score([request])
     assert not close(found, oracle_score(reference, request), 1e-2)
 
@@ -212,7 +212,9 @@ class TestPinning:
         served, others = ids(draw, 9), [ids(draw, 9) for _ in range(4)]
         computed = []
         whole = TreeModel.prefill
-        monkeypatch.setattr(TreeModel, "prefill", lambda self, tokens: computed.append(tokens) or whole(self, tokens))
+        monkeypatch.setattr(
+            TreeModel, "prefill", lambda self, tokens, *a: computed.append(tokens) or whole(self, tokens, *a)
+        )
         engine._store = type(engine._store)(2 * whole(engine._model, served).num_bytes)
         engine.pin([served])
         for policy in (*others, served):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -288,3 +290,95 @@ def test_bad_questions_and_broken_texts_are_errors(engine, monkeypatch):
         engine.extend(stream, (5,))
     with pytest.raises(EngineError, match="no text"):
         engine.ask(stream, [good])
+
+
+def test_the_worker_rests_while_all_wait_for_room(folder, model, monkeypatch):
+    """Running texts of others hold the memory; who waits is taken in when they end."""
+    tight = TreeModel.load(folder, "float32", memory_bytes=model.pages(100) * model.pool.page_bytes)
+    engine, steps, whole = TorchEngine(tight), [], Batcher.step
+    monkeypatch.setattr(Batcher, "step", lambda self: steps.append(1) or whole(self))
+    other = engine.stream()
+    engine.extend(other, ids(100))
+    text = engine.generate(ids(5), Sampling(max_tokens=10))
+    time.sleep(0.3)
+    assert not text.tokens and 0 < len(steps) < 100
+    other.close()
+    assert len(list(text)) == 10
+
+
+def test_a_text_that_ended_is_read_again_and_takes_nothing_in(engine):
+    text = engine.generate(ids(5), Sampling(max_tokens=4))
+    assert list(text) == text.tokens and list(text) == []
+    stream = engine.stream()
+    engine.extend(stream, ids(5))
+    free = engine._model.pool.free_pages
+    stream.close()
+    with pytest.raises(EngineError, match="before"):
+        engine.extend(stream, ids(2))
+    with pytest.raises(EngineError, match="ended"):
+        stream.reserve(20)
+    assert engine._model.pool.free_pages > free
+
+
+@pytest.mark.parametrize("settings", [{"temperature": float("nan")}, {"temperature": float("inf")}])
+def test_temperatures_that_are_none(settings):
+    with pytest.raises(EngineError, match="temperature"):
+        Sampling(**settings)
+
+
+def test_what_one_text_asks_of_its_draws_is_no_fault_of_the_others(model, monkeypatch):
+    batcher = Batcher(model, 8, 4)
+    cold = batcher.submit(ids(5), Sampling(max_tokens=5, temperature=1e-39, seed=2**70))
+    greedy_one = batcher.submit(ids(5), Sampling(max_tokens=5))
+    finished(batcher, cold, greedy_one)
+    assert cold.tokens == greedy_one.tokens  # too cold to draw
+    from guard.engine import generate
+
+    whole = generate.chosen
+
+    def choose(log_probs: torch.Tensor, sampling: Sampling, draws: torch.Generator) -> int:
+        if sampling.seed == 7:
+            raise RuntimeError("a fault in the draw")
+        return whole(log_probs, sampling, draws)
+
+    bad, good = (batcher.submit(ids(5), Sampling(max_tokens=5, seed=seed)) for seed in (7, 0))
+    monkeypatch.setattr(generate, "chosen", choose)
+    finished(batcher, bad, good)
+    assert bad.ended is Ended.ERROR and good.tokens == greedy_one.tokens
+
+
+def test_closing_ends_every_text_and_the_worker(engine):
+    texts = [engine.generate(ids(5), Sampling(max_tokens=200)) for _ in range(3)]
+    worker = engine._worker
+    engine.close()
+    assert worker is not None and not worker.is_alive()
+    assert all(text.ended is not None for text in texts)
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate(ids(5), Sampling())
+
+
+def test_a_process_that_ends_while_a_text_grows_ends_cleanly(folder):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from guard.engine.engine import TorchEngine\n"
+        "from guard.engine.generate import Sampling\n"
+        "engine = TorchEngine.load(Path(sys.argv[1]), dtype='float32')\n"
+        "text = engine.generate((5, 6), Sampling(max_tokens=200))\n"
+        "print(next(iter(text)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_interrupted_wait_gives_its_turn_on(monkeypatch):
+    turns = Turns()
+    with turns:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(
+                threading.Event, "wait", lambda self, timeout=None: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
+            turns.__enter__()
+        assert len(turns._waiting) == 1
+    with turns:
+        pass
+    assert not turns._waiting
