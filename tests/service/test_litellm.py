@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from guard.item import Item, Kind
 from guard.service.litellm import PATH
 from tests.service.support import Service, error_of, one_of
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "litellm.yaml"
 Start = Callable[..., Service]
 # what the proxy sends beside the texts
 SURROUNDINGS: dict[str, Any] = {
@@ -51,6 +54,16 @@ def test_the_policy_is_chosen_by_the_proxys_settings(service: Service) -> None:
     chosen = {"policy": "mistral-9", "categories": ["sexual", "pii"], "unknown": 5}
     (found,) = post(service, texts=["Hello"], additional_provider_specific_params=chosen).json()["guard"]
     assert found["policy"] == "mistral-9" and set(found["category_scores"]) == {"sexual", "pii"}
+
+
+def test_the_example_chooses_what_there_is(service: Service) -> None:
+    """As LiteLLM reads it: the base, to which it appends the path, and what it passes on."""
+    (guardrail,) = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["guardrails"]
+    settings = guardrail["litellm_params"]
+    assert settings["guardrail"] == "generic_guardrail_api" and settings["mode"] == ["pre_call", "post_call"]
+    chosen = settings["additional_provider_specific_params"]
+    (found,) = post(service, texts=["Hello"], additional_provider_specific_params=chosen).json()["guard"]
+    assert found["policy"] == chosen["policy"] == "moderation-13"
 
 
 def test_what_tools_are_called_with_is_judged(service: Service) -> None:
