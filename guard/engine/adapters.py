@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from guard.engine.checkpoint import shape_of
 from guard.engine.layers import Dense, Layer
 from guard.engine.linear import Linear, laid_out
+from guard.engine.sizing import Shape
 from guard.errors import ModelUnavailable
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -102,7 +104,7 @@ def read(folder: Path, model: Any, layers: Sequence[Layer]) -> Adapter:
         raise ModelUnavailable(
             f"{folder}: {WEIGHTS} cannot be read: {cause}", hint="Save the adapter as safetensors."
         ) from cause
-    sizes = _sizes(model.config, dense=all(isinstance(layer.mlp, Dense) for layer in layers))
+    sizes = _sizes(shape_of(model.config))
     pairs: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in layers]
     for key, down in tensors.items():
         match = _KEY.fullmatch(key)
@@ -146,14 +148,13 @@ def _inputs(layer: Layer) -> tuple[str, ...]:
     return ("qkv",) if len(layer.inputs) == 1 else ("q", "kv")
 
 
-def _sizes(config: Any, dense: bool) -> Sizes:
+def _sizes(shape: Shape) -> Sizes:
     """Those of Phi-3's joint matrices too; experts cannot be corrected."""
-    width, mlp = config.hidden_size, config.intermediate_size
-    size = getattr(config, "head_dim", None) or width // config.num_attention_heads
-    q, k = config.num_attention_heads * size, config.num_key_value_heads * size
+    width, mlp = shape.hidden, shape.mlp
+    q, k = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     attention = {"q_proj": (q, width), "k_proj": (k, width), "v_proj": (k, width), "o_proj": (width, q)}
     joint = {"qkv_proj": (q + 2 * k, width)}
-    if not dense:
+    if shape.experts > 1:
         return {**attention, **joint}
     inner = {"gate_proj": (mlp, width), "up_proj": (mlp, width), "gate_up_proj": (2 * mlp, width)}
     return {**attention, **joint, **inner, "down_proj": (width, mlp)}

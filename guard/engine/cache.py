@@ -151,7 +151,7 @@ class Ring:
 
     def missing(self, length: int) -> int:
         """How many pages a text of `length` tokens needs beside those that are there."""
-        return max(0, -(-self.size(length) // self._pool.page) - len(self.pages))
+        return max(0, pages_of(length, self._window, self._pool.page) - len(self.pages))
 
     def reserve(self, length: int) -> None:
         """Take the pages that a text of `length` tokens needs. Raises `EngineError` where the pool is full."""
@@ -187,6 +187,15 @@ class Ring:
     def positions(self, length: int) -> Tensor:
         """The position that each filled slot holds (S,), in a text of `length` tokens."""
         return slots(length, self.size(length), self._window)
+
+
+def pages_of(length: int, window: int | None, page: int) -> int:
+    """How many pages of so many slots a text of `length` tokens fills in one layer.
+
+    >>> pages_of(5, None, 4), pages_of(50, 8, 4)
+    (2, 2)
+    """
+    return -(-min(length, window or length) // page)
 
 
 def slots(length: int, size: int, window: int | None) -> Tensor:

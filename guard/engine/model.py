@@ -18,7 +18,7 @@ from torch.nn.functional import embedding
 
 from guard.engine import adapters, checkpoint
 from guard.engine.attention import Geometry, Kept, Kernels, Rotary, TorchKernels
-from guard.engine.cache import PAGE, Pool, Prefix, Stream
+from guard.engine.cache import PAGE, Pool, Prefix, Stream, pages_of
 from guard.engine.layers import Dense, Layer, norm_of
 from guard.engine.linear import laid_out
 from guard.engine.native import BuildFailed, NativeKernels
@@ -113,8 +113,7 @@ class TreeModel:
 
     def pages(self, tokens: int) -> int:
         """Pages of the pool that a running text of so many tokens takes: in each layer for no more than W."""
-        windows = (self.geometries[kind].window for kind in self._kinds)
-        return sum(-(-min(tokens, window or tokens) // self.page) for window in windows)
+        return sum(pages_of(tokens, self.geometries[kind].window, self.page) for kind in self._kinds)
 
     def unknown_adapter(self, name: str) -> EngineError | None:
         """The error of an adapter that is not loaded, or None."""

@@ -225,8 +225,10 @@ def _profanity() -> Policy:
 
 def _value(verdict: Verdict, categories: tuple[str, ...] | None) -> float:
     """A rule's verdict has no category scores: it is sure of the category that it names, or of the whole."""
-    if categories is None or (verdict.reason.startswith("rule") and not verdict.category_scores):
-        named = categories is None or not verdict.categories or bool({*categories} & {*verdict.categories})
+    if categories is None:
+        return verdict.score or 0.0
+    if verdict.reason.startswith("rule") and not verdict.category_scores:
+        named = not verdict.categories or bool({*categories} & {*verdict.categories})
         return (verdict.score or 0.0) if named else 0.0
     return min(1.0, sum(verdict.category_scores.get(category, 0.0) for category in categories))
 
