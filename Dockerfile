@@ -1,4 +1,9 @@
-# The service, with the embedded model. Build: docker build -t guard .   Run: docker run -p 8080:8080 guard
+# The service, with the embedded model. Build: docker build -t guard .
+# It listens on all addresses of the container, so it starts only with a file of keys (docs/http.md, Keys), in a folder
+# that uid 10001 may write to:
+#   docker run --rm -v "$PWD/keys:/keys" guard keys create --name me --keys /keys/keys.sqlite
+#   docker run -p 8080:8080 -v "$PWD/keys:/keys" -e GUARD_KEYS=/keys/keys.sqlite guard
+# or with `-e GUARD_OPEN_ACCESS=true -p 127.0.0.1:8080:8080` for whoever is on this machine.
 FROM python:3.11-slim AS build
 # An index with wheels for your hardware, as https://pytorch.org/get-started/locally/ names it; empty: pip's default.
 ARG TORCH_INDEX=""

@@ -9,6 +9,9 @@
     │   ├── UnknownModel        no model has that name
     │   ├── UnknownPath         no such path
     │   ├── MethodNotAllowed    the path exists, the method does not
+    │   ├── Unauthorized        no key was sent, or none that is known
+    │   ├── NotPermitted        the key does not allow it
+    │   ├── RateLimited         the key has used up what it may ask in a minute
     │   ├── InvalidFile         a file to scan is missing, unreadable, or lacks a column
     │   └── PromiseRefused      the labels do not carry what `guard calibrate` is to promise
     ├── SetupError            the operator's files are wrong
@@ -77,6 +80,22 @@ class MethodNotAllowed(InputError):
     code = "method_not_allowed"
 
 
+class Unauthorized(InputError):
+    code = "invalid_api_key"
+
+
+class NotPermitted(InputError):
+    code = "not_permitted"
+
+
+class RateLimited(InputError):
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.retry_after = retry_after  # whole seconds
+
+
 class InvalidFile(InputError):
     code = "invalid_file"
 
@@ -132,6 +151,9 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     UnknownModel: (404, EXIT_ERROR),
     UnknownPath: (404, EXIT_ERROR),
     MethodNotAllowed: (405, EXIT_ERROR),
+    Unauthorized: (401, EXIT_ERROR),
+    NotPermitted: (403, EXIT_ERROR),
+    RateLimited: (429, EXIT_ERROR),
     InvalidFile: (400, EXIT_ERROR),
     PromiseRefused: (400, EXIT_ERROR),
     InvalidPolicy: (500, EXIT_ERROR),

@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     """Port that `guard serve` listens on; 0 takes a free one."""
     suggestions: Path | None = None
     """File to which corrections of scores are added (Perspective's `comments:suggestscore`); none: they are refused."""
+    keys: Path | None = None
+    """File of keys (`guard keys`); none: no key is asked for."""
+    open_access: bool = False
+    """Listen beyond this machine without keys."""
+    mode: Literal["enforce", "shadow"] = "enforce"
+    """For requests without a key: `shadow` judges them and answers as if nothing was found."""
+    fail: Literal["closed", "open"] = "closed"
+    """For requests without a key: `open` lets a text that could not be judged pass."""
     max_body_mb: Annotated[float, Field(gt=0)] = 8.0
     """Larger request bodies are refused with 413."""
     max_inputs: Annotated[int, Field(ge=1)] = 1024

@@ -11,7 +11,17 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from guard.errors import STATUS, EngineError, GuardError, MethodNotAllowed, Overloaded, UnknownPath, described
+from guard.errors import (
+    STATUS,
+    EngineError,
+    GuardError,
+    MethodNotAllowed,
+    Overloaded,
+    RateLimited,
+    Unauthorized,
+    UnknownPath,
+    described,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +55,12 @@ def failed(error: Exception, retry_after: int = 1) -> JSONResponse:
         status = 500
         told = ErrorObject(message="The service failed.", type=_type(status), code="internal_error")
     if isinstance(error, Overloaded):
-        told.code = "rate_limit_exceeded"  # what OpenAI's clients look for
+        told.code = RateLimited.code  # what OpenAI's clients look for
         headers["Retry-After"] = str(retry_after)
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(ErrorBody(error=told).model_dump(), status, headers)
 
 

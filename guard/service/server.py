@@ -6,6 +6,7 @@ The one rule: standard output gets one line, when the service really listens; ev
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -34,16 +35,24 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way. Raises what loading raises."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end in KeyboardInterrupt, also while loading
-    with contextlib.suppress(KeyboardInterrupt), _bound(settings.host, settings.port) as listening:
+    with contextlib.suppress(KeyboardInterrupt), _bound(settings) as listening:
         app = create_app(Moderator.load(settings), settings)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE)
         _Server(config).run([listening])
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at the address, before the model is loaded for nothing. Raises `InvalidSettings`."""
+def _bound(settings: Settings) -> socket.socket:
+    """A socket at the address, before the model is loaded for nothing. Raises `InvalidSettings`, also where others
+    could reach it and no key is asked for."""
+    host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        here = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback  # behind % stands a network card
+        if settings.keys is None and not settings.open_access and not here:
+            raise InvalidSettings(
+                f"{host} can be reached from other machines, and no key is asked for.",
+                hint="Make keys with `guard keys create` and name their file (GUARD_KEYS), or set open_access.",
+            )
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from guard.errors import STATUS, GuardError, Overloaded
+from guard.errors import STATUS, GuardError, Overloaded, RateLimited, Unauthorized
 from guard.service.failures import failed
 
 
@@ -23,11 +23,16 @@ def test_each_leaf_has_its_status_and_all_four_keys(leaf: type[GuardError]) -> N
     sort = {4: "invalid_request_error", 5: "server_error"}[response.status_code // 100]
     assert json.loads(bytes(response.body))["error"] == {
         "message": "It is wrong. Mend it.",
-        "type": "rate_limit_error" if leaf is Overloaded else sort,
+        "type": "rate_limit_error" if leaf in (Overloaded, RateLimited) else sort,
         "param": "input.3",
         "code": "rate_limit_exceeded" if leaf is Overloaded else leaf.code,
     }
-    assert response.headers.get("retry-after") == ("7" if leaf is Overloaded else None)
+    assert response.headers.get("retry-after") == ({Overloaded: "7", RateLimited: "1"}.get(leaf))
+    assert response.headers.get("www-authenticate") == ("Bearer" if leaf is Unauthorized else None)
+
+
+def test_a_key_over_its_limit_is_told_when_to_come_again() -> None:
+    assert failed(RateLimited("Enough.", retry_after=12), retry_after=7).headers["retry-after"] == "12"
 
 
 def test_an_unexpected_error_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:

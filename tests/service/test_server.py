@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from guard.errors import InvalidSettings
-from guard.service.server import serve
+from guard.service.server import _bound, serve
 from guard.settings import Settings
 
 _PROGRAM = """
@@ -53,3 +53,27 @@ def test_an_address_in_use_is_told_before_anything_is_loaded() -> None:
             serve(Settings(model="no/such/model", host="256.0.0.1"))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_without_keys_it_listens_on_this_machine_alone(host: str) -> None:
+    closed = Settings(model="no/such/model", host=host, port=0)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(InvalidSettings, match="can be reached from other machines") as refused:
+            serve(closed)
+        assert "guard keys create" in refused.value.hint and "open_access" in refused.value.hint
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"host": "localhost"}, {"host": "127.0.0.2"}, {"host": "0.0.0.0", "open_access": True},
+        {"host": "0.0.0.0", "keys": "keys.sqlite"},
+    ],
+)  # fmt: skip
+def test_with_keys_or_open_access_or_at_home_it_listens(changed: dict[str, object]) -> None:
+    with _bound(Settings(port=0, **changed)) as listening:  # type: ignore[arg-type]
+        assert listening.getsockname()[1]
