@@ -49,6 +49,7 @@ class Under:
 
     def __post_init__(self) -> None:
         self.model_id, self.max_tokens = self.engine.model_id, self.engine.max_tokens
+        self.vocab_size = self.engine.vocab_size
 
     def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
         return self.engine.score([replace(request, adapter=self.adapter) for request in requests])

@@ -87,7 +87,7 @@ class Moderator:
         self.engine = engine
         self.settings = settings or load_settings()
         self.policies = policies or PolicyBook(self.settings.policies)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._calibration = calibration or Calibration()
         self._languages = languages
         self._templates = {kind: load_template(kind) for kind in Kind}
@@ -139,14 +139,21 @@ class Moderator:
         asked = [self._ask(task) for task in tasks]
         requests = [asking.requests() for asking in asked]
         flat = [request for per_task in requests for request in per_task]
-        answers = list(self.engine.score(flat)) if flat else []
-        if len(answers) != len(flat):
-            raise EngineError(f"The engine gave {len(answers)} answers to {len(flat)} requests.")
-        scored = map(_checked, flat, answers)
+        scored = iter(self.score(flat) if flat else [])
         return [
             self._answer(asking, [next(scored) for _ in per_task])
             for asking, per_task in zip(asked, requests, strict=True)
         ]
+
+    def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        """What the engine answers to requests of the caller's own, an answer that is none turned into an error.
+
+        Raises as `judge_many` does.
+        """
+        answers = list(self.engine.score(requests))
+        if len(answers) != len(requests):
+            raise EngineError(f"The engine gave {len(answers)} answers to {len(requests)} requests.")
+        return list(map(_checked, requests, answers))
 
     def pin(self, *policies: str) -> None:
         """Have the engine keep what the prompts of these policies share, for every kind of item that they judge.
@@ -284,7 +291,7 @@ class Moderator:
         if prompt is None:
             if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
                 self._prompts.clear()
-            prompt = self._prompts[key] = Prompt(self._templates[kind], policy, self._tokenizer)
+            prompt = self._prompts[key] = Prompt(self._templates[kind], policy, self.tokenizer)
         return prompt
 
 

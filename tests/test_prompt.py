@@ -28,8 +28,8 @@ def prompt_of(name: str, kind: Kind = Kind.PROMPT, of: Policy | None = None, **m
 
 def item_of(kind: Kind, text: str, context: str | None = None) -> Item:
     context = context if context is None or context.strip() else None
-    fields = {Kind.PROMPT: {}, Kind.ANSWER: {"prompt": context}, Kind.COMMENT: {"title": context, "parent": context}}
-    return Item(text=text, kind=kind, **fields[kind])
+    fields = {Kind.ANSWER: {"prompt": context}, Kind.COMMENT: {"title": context, "parent": context}}
+    return Item(text=text, kind=kind, **fields.get(kind, {}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_segments_are_prefix_content_question(name: str):
 
 def _requests(name: str, item: Item):
     judge = moderator()
-    judge._tokenizer = known(name).tokenizer
+    judge.tokenizer = known(name).tokenizer
     judge.judge(item, policy=policy())
     return judge.engine.seen
 

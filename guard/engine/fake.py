@@ -20,6 +20,7 @@ class FakeEngine:
 
     def __init__(self, script: Iterable[Sequence[float] | EngineError] | None = None, max_tokens: int = 4096) -> None:
         self.model_id = "fake"
+        self.vocab_size = 2**20  # it takes any id that a tokenizer could give
         self.max_tokens = max_tokens
         self.seen: list[Request] = []  # every request, for assertions
         self._script = None if script is None else list(script)

@@ -32,6 +32,7 @@ class Engine(Protocol):
     """What the moderator needs of an engine."""
 
     model_id: str
+    vocab_size: int  # token ids are below it
     max_tokens: int  # the longest path, labels included, that one request may have
 
     def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
