@@ -1,4 +1,5 @@
-"""What is judged: a user's prompt, an assistant's answer with its prompt, or a comment with its thread."""
+"""What is judged: a user's prompt, an assistant's answer with its prompt, a comment with its thread, or a document that
+an assistant is given to read (a tool's result, a page that was found)."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class Kind(StrEnum):
     PROMPT = "prompt"
     ANSWER = "answer"
     COMMENT = "comment"
+    DOCUMENT = "document"
 
 
 class Item(BaseModel):

@@ -31,7 +31,7 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 _LEAST, _MOST = math.nextafter(0, 1), math.nextafter(1, 0)  # thresholds that all but a certain score keeps
 Words = Annotated[str, Field(min_length=1)]
 Kinds = Annotated[tuple[Kind, ...], Field(min_length=1)]
-ALL_KINDS: tuple[Kind, ...] = tuple(Kind)
+ALL_KINDS = (Kind.PROMPT, Kind.ANSWER, Kind.COMMENT)  # those that people or assistants write; see `injection.yaml`
 
 
 class Action(StrEnum):

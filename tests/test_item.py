@@ -115,4 +115,4 @@ def test_an_item_is_frozen_and_a_prompt_by_default():
         item.text = "b"
     assert Item(text="a", kind="answer").kind is Kind.ANSWER
     assert Item.model_validate_json(item.model_dump_json()) == item
-    assert [kind.value for kind in Kind] == ["prompt", "answer", "comment"]
+    assert [kind.value for kind in Kind] == ["prompt", "answer", "comment", "document"]

@@ -467,6 +467,7 @@ SHIPPED = {
     "law pii jailbreaking",
     "forum-comments": "insult hate threat sexual self-harm spam",
     "refusal": "refusal partial",
+    "injection": "jailbreaking",
 }
 
 

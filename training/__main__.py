@@ -16,7 +16,7 @@ from transformers import MistralForCausalLM
 
 from guard.tokenizer import load_tokenizer
 from training import calibrate, card, corpus, distil, export, manifest, model, tokenizer, transplant, tune
-from training.config import Config, configured
+from training.config import KINDS, POLICIES, Config, configured
 from training.encoder import Encoder
 from training.manifest import Stage
 
@@ -72,8 +72,10 @@ def load(config: Config, stage: str) -> MistralForCausalLM:
 
 def _asked(config: Config) -> list[Path]:
     """What the model is asked: policies, templates, and what their categories cover."""
-    found = [path for name in ("policies", "templates") for path in (config.root / "prompts" / name).glob("*.yaml")]
-    return [*found, config.root / "training" / "concepts.yaml"]
+    folder = config.root / "prompts"
+    templates = [folder / "templates" / f"{kind.value}.yaml" for kind in KINDS]
+    policies = [folder / "policies" / f"{name}.yaml" for name in POLICIES]
+    return [*policies, *templates, config.root / "training" / "concepts.yaml"]
 
 
 def _texts(config: Config) -> list[Path]:

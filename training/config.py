@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guard.item import Kind
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# What the model is trained to be asked: the kinds of items and the shipped policies, in a fixed order.
+KINDS = (Kind.PROMPT, Kind.ANSWER, Kind.COMMENT)
+POLICIES = ("forum-comments", "mistral-11", "mistral-9", "moderation-13", "refusal", "self-reflection")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Config:
 
     # budgets
     transplant_texts: int = 1000
-    distil_steps: int = 750
+    distil_steps: int = 500
     tune_steps: int = 2600
     tune_rows: int = 64
     content_tokens: int = 144

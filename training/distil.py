@@ -22,7 +22,7 @@ from guard.policy import PolicyBook
 from guard.prompt import Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
-from training.config import Config
+from training.config import KINDS, POLICIES, Config
 from training.encoder import Encoded, Encoder
 from training.model import packed
 from training.transplant import aligned
@@ -40,13 +40,13 @@ class Distiller:
         self, config: Config, texts: Mapping[Kind | None, Sequence[str]], tokenizer: Tokenizer, fast: FastTokenizer
     ) -> None:
         self._config, self._texts, self._tokenizer, self._fast = config, texts, tokenizer, fast
-        self._policies = list(PolicyBook())
+        self._policies = list(map(PolicyBook().get, POLICIES))
         self._encoder = Encoder()
 
     def loss(self, judge: MistralForCausalLM, step: int) -> Tensor:
         """Mean cosine distance over words, plus that of the last token to the sentence embedding."""
         draw = random.Random(f"{self._config.seed} distil {step}")
-        kind = draw.choices(list(Kind), [0.4, 0.4, 0.2])[0]
+        kind = draw.choices(KINDS, [0.4, 0.4, 0.2])[0]
         policy = draw.choice([p for p in self._policies if kind in p.kinds])
         prompt = Prompt(load_template(kind), policy, self._tokenizer)
         texts = [self._text(draw, kind) for _ in range(self._config.tune_rows)]

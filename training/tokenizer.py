@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from guard.item import Kind
 from guard.policy import PolicyBook
 from guard.prompt import load_template
-from training.config import Config
+from training.config import KINDS, POLICIES, Config
 
 SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
 PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+(?:[/_\-]\p{L}+)*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -26,14 +25,20 @@ CHAT_TEMPLATE = (
 
 
 def labels() -> list[str]:
-    """Every label of every shipped policy."""
-    names = {name for policy in PolicyBook() for name in (policy.acceptable, *(c.name for c in policy.categories))}
+    """Every label of every policy that is trained."""
+    names = {
+        name
+        for policy in map(PolicyBook().get, POLICIES)
+        for name in (policy.acceptable, *(c.name for c in policy.categories))
+    }
     return sorted(names)
 
 
 def _frames() -> str:
-    templates = [load_template(kind) for kind in Kind]
-    return "\n".join(f"{t.policy_text(policy)}\n{t.question}" for t in templates for policy in PolicyBook())
+    templates = [load_template(kind) for kind in KINDS]
+    return "\n".join(
+        f"{t.policy_text(policy)}\n{t.question}" for t in templates for policy in map(PolicyBook().get, POLICIES)
+    )
 
 
 def fast(config: Config) -> Tokenizer:

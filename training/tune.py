@@ -25,7 +25,7 @@ from guard.policy import Policy, PolicyBook
 from guard.prompt import Content, Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
-from training.config import Config
+from training.config import KINDS, POLICIES, Config
 from training.distil import LONGEST, word_distance
 from training.encoder import Encoder
 from training.model import packed
@@ -88,9 +88,9 @@ class Sampler:
         for example in examples:
             if example.pair:
                 pairs[example.pair].append(example)
-        self._pairs = {kind: [p for p in pairs.values() if p[0].item.kind is kind] for kind in Kind}
-        self._policies = {policy.id: policy for policy in PolicyBook()}
-        self._templates = {kind: load_template(kind) for kind in Kind}
+        self._pairs = {kind: [p for p in pairs.values() if p[0].item.kind is kind] for kind in KINDS}
+        self._policies = {name: PolicyBook().get(name) for name in POLICIES}
+        self._templates = {kind: load_template(kind) for kind in KINDS}
         groups: dict[tuple[Kind, bool], dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
         for example in examples:
             groups[example.item.kind, example.harmful][example.source].append(example)

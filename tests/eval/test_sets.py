@@ -51,7 +51,7 @@ def test_areas_are_labels_of_the_policy(policy):
 
 
 def test_every_shipped_policy_has_its_areas():
-    assert set(words()) == {policy.id for policy in PolicyBook()} - {"refusal"}  # it asks of no harm
+    assert set(words()) == {policy.id for policy in PolicyBook()} - {"refusal", "injection"}  # they ask of no harm
     assert len({frozenset(areas) for areas in words().values()}) == 1
 
 
