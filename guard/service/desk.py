@@ -1,6 +1,7 @@
 """The desk: what every wire format needs between its fields and the batcher.
 
-The one rule: a text that nobody judged makes the request an error, never a result.
+The one rule: a text that nobody judged makes the request an error, never a result, unless the key says so; then the
+answer says that too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,22 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from guard.errors import STATUS, EngineError, GuardError, InvalidItem, NotReady, described
+from guard.errors import (
+    STATUS,
+    EngineError,
+    GuardError,
+    InvalidItem,
+    NotPermitted,
+    NotReady,
+    RunError,
+    described,
+)
 from guard.item import Item, Kind
+from guard.keys import Fail, Key, Mode
 from guard.moderator import Moderator, Task
 from guard.policy import Policy, Thresholds
-from guard.service.batcher import Batcher
+from guard.service.allowance import estimated_tokens
+from guard.service.batcher import Batcher, text_tokens
 from guard.service.incoming import unless_gone
 from guard.settings import Settings
 from guard.verdict import Verdict
@@ -41,13 +53,29 @@ class Text(NamedTuple):
     parent: str | None = None
 
 
+class Answer(NamedTuple):
+    """What a wire format tells of a text: was it stopped, which categories are named, and their scores.
+
+    In shadow mode nothing is stopped or named, whatever the verdict says; where a text passes because it could not be
+    judged, the scores are all 0, too.
+    """
+
+    verdict: Verdict
+    stopped: bool
+    named: tuple[str, ...]
+    scores: dict[str, float]
+
+
 class Desk:
     """Judges the texts of requests. `open` starts the worker and tests it; `check` says whether both are well."""
 
     def __init__(self, moderator: Moderator, settings: Settings) -> None:
         self.moderator = moderator
         self.settings = settings
-        self.batcher = Batcher(moderator, settings)
+        self.batcher = Batcher(
+            moderator.judge_many, lambda task, error: moderator.failed(task.policy, error),
+            lambda task: text_tokens(task.item.text, settings), settings,
+        )  # fmt: skip
         self._tested = asyncio.Event()
         self._fault = "The self-test has not finished."
 
@@ -67,28 +95,56 @@ class Desk:
         if self._fault:
             raise NotReady(self._fault, hint="See the service's log.")
         self.batcher.check()
+        self.moderator.engine.check()
+
+    def bound(
+        self, request: Request, policy: str | None, default: str, categories: Sequence[str] | None
+    ) -> tuple[str, Sequence[str] | None]:
+        """The policy and the categories to judge by: those asked for, else the key's, else the default.
+
+        Raises `NotPermitted` for a policy that is not the key's, and for a category that is none of the key's.
+        """
+        key: Key = request.state.key
+        if policy and key.policy not in (None, policy):
+            raise NotPermitted("The key is for another policy.", hint="Name none.", param="policy")
+        if key.categories is not None and not {*(categories or ())} <= {*key.categories}:
+            raise NotPermitted("The key is for other categories.", hint="Name none.", param="categories")
+        return policy or key.policy or default, key.categories if categories is None else categories
 
     async def judge(
         self, request: Request, texts: Sequence[Text], policy: str | Policy, categories: Sequence[str] | None,
         thresholds: Thresholds | None = None,
-    ) -> list[Verdict]:  # fmt: skip
-        """One verdict per text, none of them an error. Raises whatever kept any of them from being judged."""
+    ) -> list[Answer]:  # fmt: skip
+        """One answer per text. Raises whatever kept any of them from being judged, unless the key lets them pass then,
+        and `RateLimited` where the key's tokens are used up."""
+        key: Key = request.state.key
+        if key.mode is Mode.SHADOW:
+            request.state.headers["x-guard-mode"] = key.mode.value
         chosen = policy if isinstance(policy, Policy) else self.moderator.policies.get(policy)
         if thresholds is not None:
             chosen = chosen.under(thresholds)
         kinds = {text.kind or chosen.default_kind for text in texts}
         narrowed = {kind: chosen.narrowed(categories, kind) for kind in kinds}
         tasks = [_task(text, kind, narrowed[kind]) for text in texts for kind in (text.kind or chosen.default_kind,)]
-        verdicts = await unless_gone(request, self._judged(tasks))
+        request.state.allowance.take_tokens(estimated_tokens(text.text for text in texts))
+        try:
+            verdicts = await unless_gone(request, self._judged(tasks))
+        except RunError as error:
+            _tell_failure(request, key, error.code)
+            if key.fail is Fail.CLOSED:
+                raise
+            verdicts = [self.moderator.failed(task.policy, error) for task in tasks]
         outcomes = Counter(verdict.decision.value for verdict in verdicts)
         _log.info(
-            "%s policy=%s texts=%d characters=%d %s",
-            request.state.request_id, chosen.id, len(texts), sum(len(text.text) for text in texts),
+            "%s key=%s mode=%s policy=%s texts=%d characters=%d %s",
+            request.state.request_id, key.id, key.mode.value, chosen.id, len(texts),
+            sum(len(text.text) for text in texts),
             " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items())),
         )  # fmt: skip
-        for text, verdict in zip(texts, verdicts, strict=True):
-            _check(verdict, text.param)
-        return verdicts
+        return [
+            _answer(request, key, task.policy, verdict, text.param)
+            for text, task, verdict in zip(texts, tasks, verdicts, strict=True)
+        ]
 
     async def _judged(self, tasks: list[Task]) -> list[Verdict]:
         await self._tested.wait()
@@ -123,6 +179,24 @@ def _task(text: Text, kind: Kind, policy: Policy) -> Task:
     except InvalidItem as error:
         error.param = text.param
         raise
+
+
+def _answer(request: Request, key: Key, policy: Policy, verdict: Verdict, param: str) -> Answer:
+    """Raises the error of a verdict that has one, unless the key lets such a text pass."""
+    try:
+        _check(verdict, param)
+    except RunError as error:
+        _tell_failure(request, key, error.code)
+        if key.fail is Fail.CLOSED:
+            raise
+        return Answer(verdict, False, (), {category.id: 0.0 for category in policy.categories})
+    if key.mode is Mode.SHADOW:
+        return Answer(verdict, False, (), verdict.category_scores)
+    return Answer(verdict, not verdict.accepted, verdict.categories, verdict.category_scores)
+
+
+def _tell_failure(request: Request, key: Key, code: str) -> None:
+    request.state.headers[f"x-guard-failed-{key.fail.value}"] = code
 
 
 def _check(verdict: Verdict, param: str | None) -> None:

@@ -37,7 +37,10 @@ class Envelope:
             return
         started = time.perf_counter()
         request_id = _request_id(Headers(scope=scope).get("x-client-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        told: dict[str, str] = {}
+        state["headers"] = told  # what those within have to say on the answer, be it an error's
         status = 0  # none sent yet
 
         async def stamped(message: Message) -> None:
@@ -48,6 +51,7 @@ class Envelope:
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
                 headers["openai-version"] = "2020-10-01"
+                headers.update(told)
             await send(message)
 
         try:

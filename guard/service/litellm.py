@@ -1,7 +1,7 @@
 """LiteLLM's generic guardrail hook: the proxy asks before a model is called and after it has answered.
 
 The one rule: a verdict is always 200; whatever else comes back counts as a failed guardrail, which LiteLLM blocks
-unless it is told otherwise. So a text that nobody judged is never `NONE`.
+unless it is told otherwise. So a text that nobody judged is never `NONE`, but where the key lets it pass.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ def routes(desk: Desk) -> APIRouter:
         data = read_object(await read_body(request, desk.settings.max_body_mb))
         asked = read_shape(GuardrailRequest, data)
         chosen = asked.additional_provider_specific_params or Chosen()
-        policy = chosen.policy or desk.settings.service_policy
+        default = desk.settings.service_policy
+        policy, categories = desk.bound(request, chosen.policy, default, chosen.categories)
         desk.moderator.policies.get(policy)  # wrong even where there is nothing to judge
         texts = asked.to_judge(desk.settings.max_inputs)
-        verdicts = await desk.judge(request, texts, policy, chosen.categories) if texts else []
-        stopped = [verdict for verdict in verdicts if not verdict.accepted]
+        answers = await desk.judge(request, texts, policy, categories) if texts else []
+        stopped = [answer.verdict for answer in answers if answer.stopped]
         return GuardrailResponse(
             action="BLOCKED" if stopped else "NONE", blocked_reason=_reason(stopped[0]) if stopped else None,
-            guard=verdicts,
+            guard=[answer.verdict for answer in answers],
         )  # fmt: skip
 
     return router

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
 from guard.policy import Thresholds
-from guard.service.desk import Desk, Text
+from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody
 from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
 from guard.verdict import Verdict
@@ -137,13 +137,15 @@ async def moderated(desk: Desk, request: Request, data: dict[str, Any]) -> Moder
 
 async def _answer(desk: Desk, request: Request, asked: ModerationRequest | ChatModerationRequest) -> ModerationResponse:
     ids = [policy.id for policy in desk.moderator.policies]
-    policy = POLICY_OF.get(asked.model) or (asked.model if asked.model in ids else None)
-    if policy is None:
+    if asked.model not in POLICY_OF and asked.model not in ids:
         known = ", ".join(sorted([*POLICY_OF, *ids]))
         raise UnknownModel(f"There is no model {asked.model!r}.", hint=f"Known here: {known}.", param="model")
     texts = asked.texts(desk.settings.max_inputs)
-    verdicts = await desk.judge(request, texts, asked.policy or policy, asked.categories, asked.thresholds)
-    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=asked.model, results=list(map(_result, verdicts)))
+    default = POLICY_OF.get(asked.model)  # Mistral's clients must name a model: that chooses no policy over the key's
+    named = asked.policy or (asked.model if default is None else None)
+    policy, categories = desk.bound(request, named, default or asked.model, asked.categories)
+    answers = await desk.judge(request, texts, policy, categories, asked.thresholds)
+    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=asked.model, results=list(map(_result, answers)))
 
 
 def _last_turn(conversation: Any, param: str) -> Text:
@@ -171,8 +173,8 @@ def _chunk(value: Any, param: str) -> str:
     raise InvalidRequest(f"{param}: not a text chunk.", hint="Only text can be judged.", param=param)
 
 
-def _result(verdict: Verdict) -> Result:
-    scores = verdict.category_scores
+def _result(answer: Answer) -> Result:
     return Result(
-        categories={name: name in verdict.categories for name in scores}, category_scores=scores, guard=verdict
-    )
+        categories={name: name in answer.named for name in answer.scores}, category_scores=answer.scores,
+        guard=answer.verdict,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from guard.errors import STATUS, InvalidRequest, UnknownModel
 from guard.item import Kind
-from guard.service.desk import Desk, Text
+from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody
 from guard.service.incoming import Name, check_count, read_shape
 from guard.verdict import Verdict
@@ -110,9 +110,10 @@ async def moderated(desk: Desk, request: Request, data: dict[str, Any]) -> Moder
     """The answer to a body."""
     asked = read_shape(ModerationRequest, data)
     model = _known(desk, asked.model or DEFAULT_MODEL)
-    policy = asked.policy or (desk.settings.service_policy if model in MODELS else model)
-    verdicts = await desk.judge(request, asked.texts(desk.settings.max_inputs), policy, asked.categories)
-    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model, results=list(map(_result, verdicts)))
+    named = asked.policy or (None if model in MODELS else model)
+    policy, categories = desk.bound(request, named, desk.settings.service_policy, asked.categories)
+    answers = await desk.judge(request, asked.texts(desk.settings.max_inputs), policy, categories)
+    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model, results=list(map(_result, answers)))
 
 
 def _models(desk: Desk) -> list[str]:
@@ -143,16 +144,16 @@ def _part(i: int, value: Any) -> str:
     raise InvalidRequest(f"input.{i}: neither a string nor a text part.", param=f"input.{i}")
 
 
-def _result(verdict: Verdict) -> Result:
+def _result(answer: Answer) -> Result:
     """OpenAI's categories that were not asked are false with score 0; the policy's own stand beside them."""
-    computed = verdict.category_scores
+    computed = answer.scores
     scores = dict.fromkeys(CATEGORIES, 0.0) | computed
     return Result(
-        flagged=not verdict.accepted,
-        categories={name: name in verdict.categories for name in scores},
+        flagged=answer.stopped,
+        categories={name: name in answer.named for name in scores},
         category_applied_input_types={name: ["text"] if name in computed else [] for name in scores},
         category_scores=scores,
-        guard=verdict,
+        guard=answer.verdict,
     )
 
 

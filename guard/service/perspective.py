@@ -29,6 +29,7 @@ from guard.service.failures import failed
 from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
 from guard.verdict import Verdict
 
+ROOT = "/v1alpha1/"  # what is answered in Google's form
 POLICY, PROFANITY = "forum-comments", "PROFANITY"
 # Which categories of forum-comments an attribute adds up. PROFANITY is asked under a policy of its own.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -41,7 +42,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 # Google's names of the statuses
 _STATUS = {
-    400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 405: "INVALID_ARGUMENT", 413: "INVALID_ARGUMENT",
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+    405: "INVALID_ARGUMENT", 413: "INVALID_ARGUMENT",
     429: "RESOURCE_EXHAUSTED", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE",
 }  # fmt: skip
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+(?=\s|$)|\n|$)", re.DOTALL)
@@ -125,14 +127,14 @@ def routes(desk: Desk) -> APIRouter:
     router = APIRouter()
 
     @router.post(
-        "/v1alpha1/comments:analyze", response_model=AnalyzeResponse, response_model_exclude_none=True,
+        f"{ROOT}comments:analyze", response_model=AnalyzeResponse, response_model_exclude_none=True,
         openapi_extra=body_schema(AnalyzeRequest),
     )  # fmt: skip
     async def analyze(request: Request) -> Any:
         return await _answered(desk, lambda: _analyzed(desk, request))
 
     @router.post(
-        "/v1alpha1/comments:suggestscore", response_model=SuggestResponse, response_model_exclude_none=True,
+        f"{ROOT}comments:suggestscore", response_model=SuggestResponse, response_model_exclude_none=True,
         openapi_extra=body_schema(SuggestRequest),
     )  # fmt: skip
     async def suggest(request: Request) -> Any:
@@ -158,7 +160,8 @@ async def _analyzed(desk: Desk, request: Request) -> AnalyzeResponse:
     ]  # fmt: skip
     sums = _sums(desk, asked)
     verdicts = {
-        policy: await desk.judge(request, texts, policy, None) for policy in dict.fromkeys(p for p, _ in sums.values())
+        policy: [answer.verdict for answer in await desk.judge(request, texts, policy, None)]
+        for policy in dict.fromkeys(p for p, _ in sums.values())
     }
     found = {}
     for name, (policy, categories) in sums.items():
@@ -250,13 +253,18 @@ async def _answered(desk: Desk, work: Callable[[], Awaitable[BaseModel]]) -> Bas
     except ClientDisconnect:
         raise
     except Exception as error:
-        ours = failed(error, desk.batcher.retry_after())
-        told = json.loads(bytes(ours.body))["error"]
-        status = _STATUS.get(ours.status_code, "INTERNAL")
-        details = [{"reason": told["code"], "param": told["param"]}]
-        body = {"error": {"code": ours.status_code, "message": told["message"], "status": status, "details": details}}
-        headers = {"Retry-After": ours.headers["retry-after"]} if "retry-after" in ours.headers else None
-        return JSONResponse(body, ours.status_code, headers)
+        return failed_as_google(error, desk.batcher.retry_after())
+
+
+def failed_as_google(error: Exception, retry_after: int = 1) -> JSONResponse:
+    """The answer to a request that met `error`, as Google's APIs form it."""
+    ours = failed(error, retry_after)
+    told = json.loads(bytes(ours.body))["error"]
+    status = _STATUS.get(ours.status_code, "INTERNAL")
+    details = [{"reason": told["code"], "param": told["param"]}]
+    body = {"error": {"code": ours.status_code, "message": told["message"], "status": status, "details": details}}
+    headers = {name: ours.headers[name] for name in ("retry-after", "www-authenticate") if name in ours.headers}
+    return JSONResponse(body, ours.status_code, headers)
 
 
 def _discovery(root: str) -> dict[str, Any]:
@@ -264,7 +272,11 @@ def _discovery(root: str) -> dict[str, Any]:
     free: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "any"}}
     parameters = {
         name: {"type": "string", "location": "query", "description": what}
-        for name, what in (("key", "Not looked at."), ("alt", "json"), ("prettyPrint", "Not looked at."))
+        for name, what in (
+            ("key", "A key of the service, where it asks for one."),
+            ("alt", "json"),
+            ("prettyPrint", "Not looked at."),
+        )
     }
     return {
         "kind": "discovery#restDescription", "discoveryVersion": "v1", "id": "commentanalyzer:v1alpha1",
