@@ -22,6 +22,7 @@
     └── RunError              the work itself failed
         ├── EngineError         scoring failed; the item got no verdict
         ├── Overloaded          the queue is full: come again
+        ├── DeadlineExceeded    the request waited too long and was not begun
         └── NotReady            the engine does not answer
 
 Each carries `message` (what was wrong and where), `hint` (what to do) and a stable `code`.
@@ -136,6 +137,10 @@ class Overloaded(RunError):
     code = "overloaded"
 
 
+class DeadlineExceeded(RunError):
+    code = "deadline_exceeded"
+
+
 class NotReady(RunError):
     code = "not_ready"
 
@@ -162,6 +167,7 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     NotOffered: (501, EXIT_ERROR),
     EngineError: (500, EXIT_ERROR),
     Overloaded: (429, EXIT_ERROR),
+    DeadlineExceeded: (503, EXIT_ERROR),
     NotReady: (503, EXIT_ERROR),
 }
 

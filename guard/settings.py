@@ -68,10 +68,12 @@ class Settings(BaseSettings):
     """Larger request bodies are refused with 413."""
     max_inputs: Annotated[int, Field(ge=1)] = 1024
     """Texts in one request."""
-    queue_items: Annotated[int, Field(ge=1)] = 4096
-    """Texts waiting at most; beyond that a request gets 429 with Retry-After."""
-    batch_items: Annotated[int, Field(ge=1)] = 64
-    """Texts handed to the engine together by the service."""
+    queue_tokens: Annotated[int, Field(ge=1)] = 262144
+    """Tokens waiting at most, as many as 4096 texts of 64; beyond that a request gets 429 with Retry-After."""
+    service_tokens: Annotated[int, Field(ge=1)] = 16384
+    """Tokens handed to the engine together by the service; fewer let the next request begin sooner."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """A request that would wait longer than this gets 429, one that did and is not begun 503."""
 
     @classmethod
     def settings_customise_sources(

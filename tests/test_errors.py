@@ -13,6 +13,7 @@ from guard.errors import STATUS, EngineError, GuardError, InvalidItem
 from guard.verdict import failure
 
 CODES = {
+    "DeadlineExceeded": "deadline_exceeded",
     "EngineError": "engine_error",
     "GuardError": "error",
     "InputError": "invalid_input",

@@ -17,7 +17,8 @@ DEFAULTS = {
     "model": "embedded", "policy": "self-reflection", "service_policy": "moderation-13", "policies": (),
     "dtype": "auto", "threads": 0, "kernels": "auto", "batch_tokens": 2048, "memory_mb": 1024, "passage_tokens": 256,
     "passage_overlap": 32, "max_passages": 64, "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
-    "max_inputs": 1024, "queue_items": 4096, "batch_items": 64, "weights": "full", "suggestions": None,
+    "max_inputs": 1024, "queue_tokens": 262144, "service_tokens": 16384, "deadline_seconds": 30.0,
+    "weights": "full", "suggestions": None,
     "keys": None, "open_access": False, "mode": "enforce", "fail": "closed",
 }  # fmt: skip
 
@@ -78,7 +79,8 @@ def test_each_setting_comes_from_its_own_source(alone: Path, monkeypatch: pytest
     [
         ("port", -1), ("port", 65536), ("port", "http"), ("threads", -1), ("batch_tokens", 255), ("memory_mb", 0),
         ("passage_tokens", 31), ("passage_overlap", -1), ("max_passages", 0), ("max_body_mb", 0),
-        ("max_body_mb", float("nan")), ("max_inputs", 0), ("queue_items", 0), ("batch_items", 0), ("dtype", "int8"),
+        ("max_body_mb", float("nan")), ("max_inputs", 0), ("queue_tokens", 0), ("service_tokens", 0),
+        ("deadline_seconds", 0), ("dtype", "int8"),
         ("open_access", "perhaps"), ("mode", "off"), ("fail", "shut"),
     ],
 )  # fmt: skip

@@ -1,9 +1,11 @@
-"""Many clients' tasks, judged together by one worker thread.
+"""Many clients' tasks, answered together by one worker thread.
 
-    submit ──▶ line of asks ──one task of each in turn──▶ batch ──▶ moderator.judge_many ──▶ every ask's verdicts
+    submit ──▶ line of asks ──one task of each in turn──▶ batch of so many tokens ──▶ answer ──▶ every ask's answers
 
-The one rule: whoever waits is answered, with verdicts or with an error, also when a batch fails, when the worker dies
-or hangs, and when the service stops. Work that nobody waits for any more is not begun.
+What a task is and who answers it is the caller's: texts and their verdicts, requests and the engine's numbers.
+
+The one rule: whoever waits is answered, with answers or with an error, also when a batch fails, when the worker dies
+or hangs, when the wait gets too long, and when the service stops. Work that nobody waits for any more is not begun.
 """
 
 from __future__ import annotations
@@ -14,186 +16,275 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Generic, NamedTuple, TypeVar
 
-from guard.errors import EngineError, GuardError, InvalidRequest, NotReady, Overloaded, described
-from guard.moderator import Moderator, Task
+from guard.errors import (
+    DeadlineExceeded,
+    EngineError,
+    GuardError,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    described,
+)
 from guard.settings import Settings
-from guard.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
 _STALLED_AFTER = 600.0  # seconds at one batch: the official SDKs give up then too
 _LOOK = 1.0  # seconds between a waiter's looks at the worker
 _CLOSING = 10.0  # seconds that closing waits for the batch in hand
-_CHARACTERS = 4  # of text per token, roughly, to price a text before it is tokenised
+_SMOOTHING = 0.2  # the latest batch's share of the rate: one odd batch does not rule, ten tell a new pace
+_BYTES = 4  # of text per token, see `text_tokens`
+_FRAME = 24  # tokens around a text: quotes and question of the shipped templates are 18 to 29
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 
 
-class _Ask:
-    """One call of `submit`: its tasks, how many the worker has taken, and the verdicts found so far."""
+class _Ask(Generic[Task, Answer]):
+    """One call of `submit`: its tasks and their tokens, how many the worker has taken, and the answers so far."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], tokens: Sequence[int], deadline: float) -> None:
         self.tasks = tasks
+        self.tokens = tokens
+        self.deadline = deadline
         self.taken = 0
-        self.verdicts: dict[int, Verdict] = {}
-        self.future: Future[list[Verdict]] = Future()
+        self.answers: dict[int, Answer] = {}
+        self.future: Future[list[Answer]] = Future()
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that the worker has not taken."""
+        return sum(self.tokens[self.taken :])
 
 
-class Batcher:
-    """The line of waiting tasks and the worker that judges them, up to `batch_items` at a time.
+class _Batch(NamedTuple, Generic[Task, Answer]):
+    """Tasks by their asks and places there. `full`: others had to stay in the line."""
+
+    parts: list[tuple[_Ask[Task, Answer], int]]
+    tokens: int
+    full: bool
+
+
+class Batcher(Generic[Task, Answer]):
+    """The line of waiting tasks and the worker that has them answered, up to `service_tokens` at a time.
 
     The worker takes whatever waits as soon as it is free. Each ask in the line gives one task in turn, so a request
-    of a thousand texts delays one of a single text by no more than a batch. A long text counts as the passages it
-    will be cut into, so a batch of long texts holds fewer of them.
+    of a thousand texts delays one of a single text by no more than a batch. A task that alone is more than a batch
+    goes alone.
+
+    `answer` answers tasks together, `failed` makes an answer of what kept one from being answered, and `tokens`
+    estimates how many tokens a task is.
     """
 
-    def __init__(self, moderator: Moderator, settings: Settings, *, stalled_after: float = _STALLED_AFTER) -> None:
-        self._moderator = moderator
+    def __init__(
+        self, answer: Callable[[Sequence[Task]], list[Answer]], failed: Callable[[Task, GuardError], Answer],
+        tokens: Callable[[Task], int], settings: Settings, *, stalled_after: float = _STALLED_AFTER,
+    ) -> None:  # fmt: skip
+        self._answer, self._failed, self._tokens = answer, failed, tokens
         self._settings = settings
         self._stalled_after = stalled_after
         self._wake = threading.Condition()  # guards all that follows
-        self._line: deque[_Ask] = deque()  # asks with tasks that the worker has not taken
-        self._asks: set[_Ask] = set()  # asks without an answer
-        self.waiting = 0  # texts in the line
+        self._line: deque[_Ask[Task, Answer]] = deque()  # asks with tasks that the worker has not taken
+        self._asks: set[_Ask[Task, Answer]] = set()  # asks without an answer
+        self.waiting = 0  # tokens in the line
         self._closed = False
         self._busy = False
         self._progress = time.monotonic()
-        self._seconds_per_text = 0.0
-        self._worker = threading.Thread(target=self._work, name="guard-worker", daemon=True)
+        self._rate = 0.0  # tokens a second; 0: not known yet
+        self._worker: threading.Thread | None = None
 
     def start(self) -> None:
-        self._worker.start()
+        worker = threading.Thread(target=self._work, name="guard-worker", daemon=True)
+        worker.start()
+        self._worker = worker
 
     async def close(self) -> None:
         """Let the worker finish the batch in hand; fail everything else."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        await asyncio.to_thread(self._worker.join, _CLOSING)
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.join, _CLOSING)
         self._fail_all()  # the worker did so itself, unless it hangs
 
     def check(self) -> None:
-        """Raises `NotReady` when the worker is dead, or has been at one batch for too long."""
-        if self._closed or not self._worker.is_alive():
+        """Raises `NotReady` when the worker does not run, or has been at one batch for too long."""
+        if self._closed or self._worker is None or not self._worker.is_alive():
             raise NotReady("The worker does not run.", hint="The service stops or must be started again.")
         if self._busy and time.monotonic() - self._progress > self._stalled_after:
             raise NotReady("The engine does not answer.", hint="The service must be started again.")
 
     def retry_after(self) -> int:
-        """Whole seconds until the texts waiting now should have been judged."""
-        return min(60, max(1, math.ceil(self.waiting * self._seconds_per_text)))
+        """Whole seconds until what waits now should have been answered."""
+        return min(60, max(1, math.ceil(self._seconds_waiting())))
 
-    async def submit(self, tasks: Sequence[Task]) -> list[Verdict]:
-        """One verdict per task, in order. Raises `Overloaded`, `NotReady`, or `InvalidRequest` for too many tasks."""
+    async def submit(self, tasks: Sequence[Task], param: str = "input") -> list[Answer]:
+        """One answer per task, in order. `param` is the field of the request that holds the tasks, for an error.
+
+        Raises `Overloaded`, `DeadlineExceeded`, `NotReady`, or `InvalidRequest` for too large tasks.
+        """
         if not tasks:
             return []
         self.check()
-        ask = _Ask(tasks)
-        self._enter(ask)
+        deadline = time.monotonic() + self._settings.deadline_seconds
+        ask: _Ask[Task, Answer] = _Ask(tasks, [self._tokens(task) for task in tasks], deadline)
+        self._enter(ask, param)
         answer = asyncio.wrap_future(ask.future)
         try:
             while not answer.done():
-                await asyncio.wait({answer}, timeout=_LOOK)
+                left = math.inf if ask.taken else ask.deadline - time.monotonic()
+                await asyncio.wait({answer}, timeout=min(_LOOK, max(0.0, left)))
                 if not answer.done():
                     self.check()
+                    self._check_deadline(ask)
             return answer.result()
         finally:
             answer.cancel()
             self._leave(ask)
 
-    def _enter(self, ask: _Ask) -> None:
-        limit = self._settings.queue_items
-        if len(ask.tasks) > limit:
+    def _enter(self, ask: _Ask[Task, Answer], param: str) -> None:
+        limit, longest = self._settings.queue_tokens, self._settings.deadline_seconds
+        more = ask.waiting
+        if more > limit:
             raise InvalidRequest(
-                f"The request has {len(ask.tasks)} texts; no more than {limit} can wait at all.",
-                hint="Send them in several requests.",
-                param="input",
+                f"The request has about {more} tokens; no more than {limit} can wait at all.",
+                hint="Send several requests.",
+                param=param,
             )
         with self._wake:
             if self._closed:
                 raise NotReady("The service stops.", hint="Ask another one.")
-            if self.waiting + len(ask.tasks) > limit:
-                raise Overloaded(f"{self.waiting} of {limit} texts are waiting.", hint="Try again later.")
+            if self.waiting + more > limit:
+                raise Overloaded(f"About {self.waiting} of {limit} tokens are waiting.", hint="Try again later.")
+            # refused now, and not answered too late: by then the client has given up and the work was for nobody
+            if self._seconds_waiting() > longest:
+                raise Overloaded(
+                    f"About {self.waiting} tokens are waiting, more than are read in {longest:g} seconds.",
+                    hint="Try again later.",
+                )
             self._line.append(ask)
             self._asks.add(ask)
-            self.waiting += len(ask.tasks)
+            self.waiting += more
             self._wake.notify()
 
-    def _leave(self, ask: _Ask) -> None:
+    def _seconds_waiting(self) -> float:
+        return self.waiting / self._rate if self._rate else 0.0
+
+    def _check_deadline(self, ask: _Ask[Task, Answer]) -> None:
+        """Raises `DeadlineExceeded` for an ask that should have been begun by now."""
+        if not ask.taken and time.monotonic() >= ask.deadline:
+            seconds = self._settings.deadline_seconds
+            raise DeadlineExceeded(f"The request was not begun within {seconds:g} seconds.", hint="Try again later.")
+
+    def _leave(self, ask: _Ask[Task, Answer]) -> None:
         with self._wake:
             self._asks.discard(ask)
             if ask in self._line:
                 self._line.remove(ask)
-                self.waiting -= len(ask.tasks) - ask.taken
+                self.waiting -= ask.waiting
 
     def _work(self) -> None:
         try:
-            while batch := self._take():
+            while (batch := self._take()) is not None:
                 started = time.monotonic()
-                verdicts = self._judge([ask.tasks[i] for ask, i in batch])
-                self._seconds_per_text = (time.monotonic() - started) / len(batch)
-                self._give(batch, verdicts)
+                answers = self._answered([ask.tasks[i] for ask, i in batch.parts])
+                self._measure(batch, time.monotonic() - started)
+                self._give(batch, answers)
         except BaseException as error:  # the thread ends here whatever came, and nobody may be left waiting
             _log.critical("the worker died: %s", described(error))
         finally:
             self._fail_all()
+            with self._wake:
+                if not self._closed:  # it died
+                    self.start()
 
-    def _take(self) -> list[tuple[_Ask, int]]:
-        """The next batch, as soon as there is one; empty when the batcher closes."""
-        settings = self._settings
+    def _take(self) -> _Batch[Task, Answer] | None:
+        """The next batch, as soon as there is one; None when the batcher closes."""
         with self._wake:
             self._busy = False
             while not self._line and not self._closed:
                 self._wake.wait()
+            if self._closed:
+                return None
             self._busy, self._progress = True, time.monotonic()
-            batch: list[tuple[_Ask, int]] = []
-            price = 0
-            while self._line and price < settings.batch_items and not self._closed:
-                ask = self._line.popleft()
-                batch.append((ask, ask.taken))
-                passages = 1 + len(ask.tasks[ask.taken].item.text) // (settings.passage_tokens * _CHARACTERS)
-                price += min(passages, settings.max_passages)
+            parts: list[tuple[_Ask[Task, Answer], int]] = []
+            tokens = 0
+            while self._line:
+                ask = self._line[0]
+                more = ask.tokens[ask.taken]
+                if parts and tokens + more > self._settings.service_tokens:
+                    break  # a smaller one behind it must wait for its turn, or the large one would wait for ever
+                parts.append((ask, ask.taken))
+                tokens += more
                 ask.taken += 1
+                self._line.popleft()
                 if ask.taken < len(ask.tasks):
                     self._line.append(ask)
-            self.waiting -= len(batch)
-            return batch
+            self.waiting -= tokens
+            return _Batch(parts, tokens, full=bool(self._line))
 
-    def _judge(self, tasks: Sequence[Task]) -> list[Verdict]:
-        """The verdicts; if the moderator fails on the tasks together, it is asked for each alone."""
+    def _answered(self, tasks: Sequence[Task]) -> list[Answer]:
+        """The answers; if there are none to the tasks together, each is put alone."""
         try:
-            return self._moderator.judge_many(tasks)
-        except (
-            Exception
-        ) as error:  # whatever it is, it concerns one text, and the others have a right to their verdicts
-            _log.error("judging %d texts failed: %s", len(tasks), described(error))
+            answers = self._answer(tasks)
+            if len(answers) != len(tasks):
+                raise EngineError(f"The engine gave {len(answers)} answers to {len(tasks)} tasks.")
+            return answers
+        except Exception as error:  # whatever it is, it concerns one task, and the others have a right to their answers
+            _log.error("answering %d tasks failed: %s", len(tasks), described(error))
             if len(tasks) == 1:
+                if not isinstance(error, GuardError):  # a foreign message may quote the text
+                    error = EngineError("The engine failed on this text.", hint="The service's log names the cause.")
                 return [self._failed(tasks[0], error)]
         finally:
             self._progress = time.monotonic()
-        return [verdict for task in tasks for verdict in self._judge([task])]
+        return [answer for task in tasks for answer in self._answered([task])]
 
-    def _failed(self, task: Task, error: Exception) -> Verdict:
-        if not isinstance(error, GuardError):  # a foreign message may quote the text
-            error = EngineError("The engine failed on this text.", hint="The service's log names the cause.")
-        return self._moderator.failed(task.policy, error)
+    def _measure(self, batch: _Batch[Task, Answer], seconds: float) -> None:
+        """Take a batch into the rate. One that was not full says only that the worker is at least so fast."""
+        rate = batch.tokens / max(seconds, 1e-6)
+        if self._rate:
+            if batch.full or rate > self._rate:
+                # by factors: one batch that rules settled in no time would else count like a hundred others
+                self._rate *= (rate / self._rate) ** _SMOOTHING
+        elif batch.full:
+            self._rate = rate
 
-    def _give(self, batch: Sequence[tuple[_Ask, int]], verdicts: Sequence[Verdict]) -> None:
+    def _give(self, batch: _Batch[Task, Answer], answers: Sequence[Answer]) -> None:
         with self._wake:
-            for (ask, i), verdict in zip(batch, verdicts, strict=True):
-                ask.verdicts[i] = verdict
-                if len(ask.verdicts) == len(ask.tasks) and _unanswered(ask):
-                    ask.future.set_result([ask.verdicts[j] for j in range(len(ask.tasks))])
+            for (ask, i), answer in zip(batch.parts, answers, strict=True):
+                ask.answers[i] = answer
+                if len(ask.answers) == len(ask.tasks) and _unanswered(ask):
+                    ask.future.set_result([ask.answers[j] for j in range(len(ask.tasks))])
 
     def _fail_all(self) -> None:
         with self._wake:
-            self._closed = True
             for ask in self._asks:
                 if _unanswered(ask):
                     ask.future.set_exception(NotReady("The worker stopped.", hint="Try again."))
+            self._asks.clear()
+            self._line.clear()
+            self.waiting = 0
 
 
-def _unanswered(ask: _Ask) -> bool:
+def text_tokens(text: str, settings: Settings) -> int:
+    """About how many tokens a text is, with what stands around it, before it is tokenised.
+
+    Counted in bytes because a character costs as many tokens as its writing takes bytes: four bytes a token is what
+    the embedded model takes for English, other alphabets take up to four times that. It need not be right: the rate is
+    measured in the same tokens. Of a text that is too long only what is read counts.
+
+    >>> text_tokens("You fool", Settings())
+    26
+    """
+    most = settings.max_passages * settings.passage_tokens
+    return min(math.ceil(len(text.encode()) / _BYTES), most) + _FRAME
+
+
+def _unanswered(ask: _Ask[Task, Answer]) -> bool:
     """May the future be set? False once it is, and for a caller who has gone."""
     return not ask.future.done() and ask.future.set_running_or_notify_cancel()

@@ -18,6 +18,7 @@ from guard.engine.fake import FakeEngine
 from guard.engine.request import LogProbs, Request
 from guard.errors import EngineError
 from guard.moderator import Moderator
+from guard.service.batcher import text_tokens
 from guard.service.desk import Desk
 from guard.tokenizer import Tokenizer
 
@@ -77,6 +78,10 @@ class Service:
 
     def saw(self, text: str) -> bool:
         return self.engine.saw(self.tokenizer.encode(text))
+
+    def waiting(self, *texts: str) -> bool:
+        """Are these texts waiting, and no others?"""
+        return self.desk.batcher.waiting == sum(text_tokens(text, self.desk.settings) for text in texts)
 
 
 @contextmanager

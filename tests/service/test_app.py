@@ -59,20 +59,35 @@ def test_a_failed_self_test_is_repeated_until_it_passes(
         assert http.post("/v1/moderations", json={"input": "x"}).status_code == 200
 
 
-def test_a_dead_worker_is_noticed(service: Service) -> None:
+def test_a_worker_that_dies_is_noticed_and_started_again(service: Service) -> None:
     service.engine.poison = (service.tokenizer.encode("deadly"), SystemExit(1))
     service.engine.hold()
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(service.post, input=["deadly", "x"]) for _ in range(8)]
-        until(lambda: service.desk.batcher.waiting + sum(service.engine.batches[1:]) == 16)
+        first = pool.submit(service.post, input="deadly")
+        assert service.engine.entered.wait(30)
+        asked = [pool.submit(service.post, input=["deadly", "x"]) for _ in range(7)]
+        until(lambda: service.waiting(*["deadly", "x"] * 7))
         service.engine.go()
-        for answer in asked:
+        for answer in (first, *asked):
             assert error_of(answer.result(), 503)["code"] == "not_ready"
-    assert error_of(service.post(input="later"), 503)["type"] == "server_error"
-    assert error_of(service.http.get("/readyz"), 503)["code"] == "not_ready"
-    assert service.http.get("/healthz").status_code == 200
+    assert service.http.get("/readyz").status_code == 200
+    assert service.sdk.moderations.create(input="later").results
     with pytest.raises(openai.InternalServerError):
-        service.sdk.moderations.create(input="later")
+        service.sdk.moderations.create(input="deadly")
+    assert service.post(input="later still").status_code == 200
+
+
+def test_a_request_that_waits_too_long_is_told_so(start: Start) -> None:
+    service = start(deadline_seconds=0.3)
+    service.engine.hold()
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(service.post, input="first")
+        assert service.engine.entered.wait(30)
+        error = error_of(service.post(input="second"), 503)
+        assert (error["type"], error["code"]) == ("server_error", "deadline_exceeded")
+        assert service.desk.batcher.waiting == 0
+        service.engine.go()
+        assert begun.result().status_code == 200
 
 
 def test_the_work_of_a_client_who_hangs_up_is_dropped(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,8 +98,8 @@ def test_the_work_of_a_client_who_hangs_up_is_dropped(service: Service, caplog: 
         body = b'{"input": ["abandoned", "forsaken"]}'
         with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
             client.sendall(b"POST /v1/moderations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            until(lambda: service.desk.batcher.waiting == 2)
-        until(lambda: service.desk.batcher.waiting == 0)
+            until(lambda: service.waiting("abandoned", "forsaken"))
+        until(lambda: service.waiting())
         service.engine.go()
         assert first.result().status_code == 200
     assert service.post(input="later").status_code == 200

@@ -1,19 +1,20 @@
-"""The batcher alone: who is judged with whom, and that everybody is answered."""
+"""The batcher alone: who is answered with whom, and that everybody is answered."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from guard.errors import EngineError, InvalidRequest, NotReady, Overloaded
+from guard.errors import DeadlineExceeded, EngineError, GuardError, InvalidRequest, NotReady, Overloaded
 from guard.moderator import Moderator, Task
 from guard.service import batcher as module
-from guard.service.batcher import Batcher
+from guard.service.batcher import Batcher, text_tokens
 from guard.settings import Settings
 from guard.tokenizer import Tokenizer
 from guard.verdict import Decision, Verdict
@@ -28,7 +29,10 @@ class Bench:
         self.engine = Engine()
         settings = Settings(**changed)
         self.moderator = Moderator(self.engine, tokenizer, settings=settings)
-        self.batcher = Batcher(self.moderator, settings, stalled_after=stalled_after)
+        self.batcher = Batcher(
+            self.moderator.judge_many, lambda task, error: self.moderator.failed(task.policy, error),
+            lambda task: text_tokens(task.item.text, settings), settings, stalled_after=stalled_after,
+        )  # fmt: skip
 
     def tasks(self, *texts: str) -> list[Task]:
         return [self.moderator.task(text) for text in texts]
@@ -100,7 +104,7 @@ def test_what_waits_is_judged_together(run: Run) -> None:
         first = await bench.held()
         waiting = [bench.submit(f"text {i}") for i in range(30)]
         await pause()
-        assert bench.batcher.waiting == 30
+        assert bench.batcher.waiting == sum(text_tokens(f"text {i}", Settings()) for i in range(30))
         bench.engine.go()
         await asyncio.gather(first, *waiting)
         assert bench.engine.batches == [1, 30]
@@ -108,12 +112,12 @@ def test_what_waits_is_judged_together(run: Run) -> None:
     run(body)
 
 
-def test_a_batch_holds_no_more_than_batch_items(run: Run) -> None:
+def test_a_batch_holds_no_more_than_service_tokens(run: Run) -> None:
     async def body(bench: Bench) -> None:
         assert len(await bench.submit(*[f"text {i}" for i in range(10)])) == 10
         assert bench.engine.batches == [4, 4, 2]
 
-    run(body, batch_items=4)
+    run(body, service_tokens=4 * 26)
 
 
 def test_a_large_request_does_not_starve_a_small_one(run: Run) -> None:
@@ -129,19 +133,23 @@ def test_a_large_request_does_not_starve_a_small_one(run: Run) -> None:
         assert bench.moderator.judge("a small one") == small.result()[0]
         assert bench.engine.seen[-1] in place
 
-    run(body, batch_items=4)
+    run(body, service_tokens=4 * 27)
 
 
-def test_a_long_text_counts_as_its_passages(run: Run) -> None:
+def test_a_text_larger_than_a_batch_goes_alone_and_in_its_turn(run: Run) -> None:
     async def body(bench: Bench) -> None:
-        long = "word " * 60  # 300 characters: some three passages of 32 tokens
-        await bench.submit(*[f"{long}{i}" for i in range(4)])
-        assert len(bench.engine.batches) == 2, "two long texts fill a batch of four items"
-        bench.engine.batches.clear()
-        await bench.submit(*[f"short {i}" for i in range(4)])
-        assert bench.engine.batches == [4]
+        verdicts = await bench.submit("a", "b", "word " * 20, "c", "d")
+        assert bench.engine.batches == [2, 1, 2] and len(verdicts) == 5
 
-    run(body, batch_items=4, passage_tokens=32)
+    run(body, service_tokens=60, passage_tokens=256)
+
+
+def test_tokens_of_a_text_are_a_quarter_of_its_bytes_up_to_what_is_read() -> None:
+    settings = Settings(max_passages=2, passage_tokens=32)
+    frame = text_tokens("", settings)
+    assert [text_tokens(text, settings) - frame for text in ("a", "abcd", "abcde", "погода", "天気", "x" * 9999)] == [
+        1, 1, 2, 3, 2, 64,
+    ]  # fmt: skip
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(run: Run) -> None:
@@ -161,17 +169,17 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(run: Run) -> None:
         assert [len(verdicts) for verdicts in answered] == [1, 2, 1]
         assert len(await bench.submit("g")) == 1
 
-    run(body, queue_items=3)
+    run(body, queue_tokens=3 * 25)
 
 
 def test_a_request_larger_than_the_queue_is_told_so(run: Run) -> None:
     async def body(bench: Bench) -> None:
-        with pytest.raises(InvalidRequest, match="4 texts; no more than 3") as caught:
+        with pytest.raises(InvalidRequest, match="about 100 tokens; no more than 75") as caught:
             await bench.batcher.submit(bench.tasks("a", "b", "c", "d"))
         assert caught.value.param == "input"
         assert bench.engine.batches == []
 
-    run(body, queue_items=3)
+    run(body, queue_tokens=3 * 25)
 
 
 def test_work_of_a_caller_who_has_gone_is_dropped(run: Run) -> None:
@@ -181,7 +189,7 @@ def test_work_of_a_caller_who_has_gone_is_dropped(run: Run) -> None:
         await pause()
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        assert bench.batcher.waiting == 1, "its room in the queue is free at once"
+        assert bench.batcher.waiting == text_tokens("remaining", Settings()), "its room in the queue is free at once"
         bench.engine.go()
         await asyncio.gather(first, staying)
         assert bench.saw("remaining") and not bench.saw("abandoned") and not bench.saw("forsaken")
@@ -201,7 +209,7 @@ def test_the_rest_of_a_request_half_taken_is_dropped_too(run: Run) -> None:
         assert len(await bench.submit("another")) == 1
         assert bench.engine.batches == [1, 1]
 
-    run(body, batch_items=1)
+    run(body, service_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,9 @@ def test_a_failing_batch_is_retried_one_by_one(
     assert type(error).__name__ in caplog.text and "guilty" not in caplog.text
 
 
-def test_a_dead_worker_answers_everybody_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_answers_everybody_at_once_and_is_started_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "_LOOK", 1000)  # nobody looks: they have to be told
 
     async def body(bench: Bench) -> None:
@@ -243,12 +253,145 @@ def test_a_dead_worker_answers_everybody_at_once(run: Run, monkeypatch: pytest.M
         bench.engine.go()
         await asyncio.wait(waiting)
         assert all(isinstance(error, NotReady) for error in outcome(waiting))
-        with pytest.raises(NotReady):
-            bench.batcher.check()
-        with pytest.raises(NotReady):
-            await bench.batcher.submit(bench.tasks("too late"))
+        bench.batcher.check()
+        assert bench.batcher.waiting == 0
+        assert await bench.submit("later") == [bench.moderator.judge("later")]
+        await bench.submit("again")
 
     run(body)
+    assert "the worker died: SystemExit" in caplog.text
+
+
+def test_a_worker_that_dies_while_it_closes_stays_dead(run: Run) -> None:
+    async def body(bench: Bench) -> None:
+        bench.engine.poison = (bench.tokenizer.encode("deadly"), SystemExit(1))
+        dying = await bench.held("deadly")
+        closing = asyncio.create_task(bench.batcher.close())
+        await pause()
+        bench.engine.go()
+        await closing
+        await asyncio.wait({dying})
+        assert isinstance(dying.exception(), NotReady)
+        with pytest.raises(NotReady):
+            bench.batcher.check()
+
+    run(body)
+
+
+def test_what_is_not_begun_by_its_deadline_is_told_so_and_makes_room(run: Run) -> None:
+    async def body(bench: Bench) -> None:
+        begun = await bench.held()
+        late = [bench.submit("too late"), bench.submit("later", "still")]
+        await asyncio.wait(late)
+        assert all(isinstance(error, DeadlineExceeded) for error in outcome(late))
+        assert bench.batcher.waiting == 0
+        bench.engine.go()
+        assert len(await begun) == 1, "what was begun is finished"
+        assert len(await bench.submit("another")) == 1 and not bench.saw("too late")
+
+    run(body, deadline_seconds=0.2)
+
+
+def test_a_request_that_is_half_begun_has_no_deadline(run: Run) -> None:
+    async def body(bench: Bench) -> None:
+        bench.engine.hold()
+        half = bench.submit("one", "two")
+        await asyncio.to_thread(bench.engine.entered.wait, 30)
+        await asyncio.sleep(0.2)
+        bench.engine.go()
+        assert len(await half) == 2
+
+    run(body, deadline_seconds=0.1, service_tokens=1)
+
+
+class Paced:
+    """Answers to numbers, the same numbers as words, at a pace."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # a batch
+        self.bench: Batcher[int, str]
+
+    def answer(self, numbers: Sequence[int]) -> list[str]:
+        time.sleep(self.seconds)
+        return [str(number) for number in numbers if number >= 0]
+
+    def failed(self, number: int, error: GuardError) -> str:
+        return f"{number}: {error.message}"
+
+
+def paced(body: Callable[[Paced, Batcher[int, str]], Coroutine[None, None, None]], **changed: Any) -> None:
+    """Runs a test with a batcher of numbers, a hundred tokens each."""
+
+    async def whole() -> None:
+        pace = Paced()
+        batcher = Batcher(pace.answer, pace.failed, lambda _: 100, Settings(**changed))
+        batcher.start()
+        async with asyncio.timeout(60):
+            await body(pace, batcher)
+            await batcher.close()
+
+    asyncio.run(whole())
+
+
+def test_tasks_and_answers_may_be_anything_and_each_task_is_answered() -> None:
+    async def body(pace: Paced, batcher: Batcher[int, str]) -> None:
+        assert await batcher.submit([1, 2, 3]) == ["1", "2", "3"]
+        assert await batcher.submit([1, -2, 3]) == ["1", "-2: The engine gave 0 answers to 1 tasks.", "3"]
+
+    paced(body)
+
+
+def test_what_would_wait_too_long_at_the_pace_of_late_is_refused() -> None:
+    async def body(pace: Paced, batcher: Batcher[int, str]) -> None:
+        pace.seconds = 0.05
+        await batcher.submit([1, 2, 3])
+        waiting = asyncio.create_task(batcher.submit(range(40)))  # two seconds, or more on a busy machine
+        await pause()
+        with pytest.raises(Overloaded, match="more than are read in 1 seconds"):
+            await batcher.submit([1])
+        assert 2 <= batcher.retry_after() <= 60
+        pace.seconds = 0
+        assert len(await waiting) == 40, "what was admitted is answered"
+        assert await batcher.submit([1]) == ["1"]
+
+    paced(body, service_tokens=100, deadline_seconds=1)
+
+
+async def two_large_requests(pace: Paced, batcher: Batcher[int, str]) -> None:
+    """Of which the second one meets the first one waiting; answered quickly."""
+    both = [asyncio.create_task(batcher.submit(range(100))) for _ in range(2)]
+    await pause()
+    pace.seconds = 0.001
+    await asyncio.gather(*both)
+
+
+def test_a_slow_task_alone_says_nothing_about_the_pace() -> None:
+    async def body(pace: Paced, batcher: Batcher[int, str]) -> None:
+        pace.seconds = 0.3
+        await batcher.submit([1])
+        await two_large_requests(pace, batcher)  # at that pace the first one would take half a minute
+
+    paced(body, service_tokens=1000, deadline_seconds=1)
+
+
+def test_fast_tasks_alone_mend_a_pace_that_was_slow() -> None:
+    """Else a service that was slow once would refuse what it could do, and never learn better."""
+
+    async def body(pace: Paced, batcher: Batcher[int, str]) -> None:
+        pace.seconds = 0.5
+        await batcher.submit(range(11))
+        leaving = asyncio.create_task(batcher.submit(range(100)))
+        await pause()
+        with pytest.raises(Overloaded):
+            await batcher.submit([1])
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        pace.seconds = 0.001
+        for _ in range(40):
+            await batcher.submit([1])
+        await two_large_requests(pace, batcher)
+
+    paced(body, service_tokens=1000, deadline_seconds=1)
 
 
 def test_a_hanging_engine_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,33 +251,35 @@ def test_too_many_texts(start: Start) -> None:
 def test_many_clients_at_once_are_judged_together_and_rightly(service: Service) -> None:
     service.engine.hold()
 
+    def texts(i: int) -> list[str]:
+        return [f"text {i}", f"another {i}"][: 1 + i % 2]
+
     def ask(i: int) -> openai.types.ModerationCreateResponse:
-        return service.sdk.moderations.create(input=[f"text {i}", f"another {i}"][: 1 + i % 2])
+        return service.sdk.moderations.create(input=texts(i))
 
     with ThreadPoolExecutor(65) as pool:
         first = pool.submit(service.post, input="first")
         assert service.engine.entered.wait(30)
         asked = [pool.submit(ask, i) for i in range(64)]
-        until(lambda: service.desk.batcher.waiting == 96)
+        until(lambda: service.waiting(*[text for i in range(64) for text in texts(i)]))
         service.engine.go()
         answers = [future.result() for future in asked]
         assert first.result().status_code == 200
-    assert service.engine.batches == [1, 1, 64, 32]  # the self-test, the first one, and all the others
+    assert service.engine.batches == [1, 1, 96]  # the self-test, the first one, and all the others
     for i, answer in enumerate(answers):
-        texts = [f"text {i}", f"another {i}"][: 1 + i % 2]
-        expected = [service.moderator.judge(text, policy="moderation-13") for text in texts]
+        expected = [service.moderator.judge(text, policy="moderation-13") for text in texts(i)]
         assert [result.to_dict()["guard"] for result in answer.results] == [v.model_dump(mode="json") for v in expected]
 
 
 def test_an_overload_is_429_with_retry_after(start: Start) -> None:
-    service = start(queue_items=2, batch_items=1)
+    service = start(queue_tokens=60, service_tokens=1)
     service.engine.hold()
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(service.post, input="first")
         assert service.engine.entered.wait(30)
         with ThreadPoolExecutor(1) as other:
             queued = other.submit(service.post, input=["a", "b"])
-            until(lambda: service.desk.batcher.waiting == 2)
+            until(lambda: service.waiting("a", "b"))
             refused = service.post(input="c")
             error = error_of(refused, 429)
             assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")

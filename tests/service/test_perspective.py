@@ -178,7 +178,7 @@ def test_what_is_wrong_is_said_as_google_says_it(service: Service, body: dict[st
 
 
 def test_broken_bodies_and_a_full_or_broken_service(start: Start) -> None:
-    service = start(max_body_mb=0.01, queue_items=1)
+    service = start(max_body_mb=0.01, queue_tokens=60)
     refused(service.http.post(PATH, content=b"\xff"), 400, "INVALID_ARGUMENT")
     refused(post(service, "x" * 20_000), 413, "INVALID_ARGUMENT")
     response = post(service, "One. Two. Three.", spanAnnotations=True)
