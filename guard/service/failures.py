@@ -60,7 +60,7 @@ def failed(error: Exception, retry_after: int = 1) -> JSONResponse:
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = 'Bearer realm="guard"'  # Google's client breaks on one without a parameter
     return JSONResponse(ErrorBody(error=told).model_dump(), status, headers)
 
 

@@ -28,7 +28,7 @@ def test_each_leaf_has_its_status_and_all_four_keys(leaf: type[GuardError]) -> N
         "code": "rate_limit_exceeded" if leaf is Overloaded else leaf.code,
     }
     assert response.headers.get("retry-after") == ({Overloaded: "7", RateLimited: "1"}.get(leaf))
-    assert response.headers.get("www-authenticate") == ("Bearer" if leaf is Unauthorized else None)
+    assert response.headers.get("www-authenticate") == ('Bearer realm="guard"' if leaf is Unauthorized else None)
 
 
 def test_a_key_over_its_limit_is_told_when_to_come_again() -> None:
