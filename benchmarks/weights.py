@@ -57,6 +57,9 @@ class Under:
     def pin(self, prefixes: Sequence[Ids]) -> None:
         self.engine.pin(prefixes)
 
+    def check(self) -> None:
+        self.engine.check()
+
 
 def random_adapter(base: Path, folder: Path) -> tuple[Path, Path]:
     """An adapter for the model in `base`, and the two merged."""

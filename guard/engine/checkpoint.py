@@ -1,4 +1,4 @@
-"""A checkpoint on disk: where it lies, which ones are refused, and how it is read.
+"""A checkpoint on disk: which ones are refused, and how it is read.
 
 What is not computed here as its authors compute it is refused by name, never computed otherwise.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,8 @@ SUPPORTED = ("gemma2", "gemma3_text", "llama", "mistral", "mixtral", "phi3", "qw
 # Frequencies that do not change with the length of the text; longrope's do not below its first length (`positions`).
 _ROTARY = ("default", "linear", "llama3", "yarn", "longrope")
 _LAYERS = ("full_attention", "sliding_attention")
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model*")
 _FULLY_HASHED = 2**28  # bytes; of a larger weight file only both ends are hashed, so that starting stays quick
 _ENDS = 2**20
-
-
-def model_folder(name: str, files: Sequence[str] = ()) -> Path:
-    """The folder of a model: `name` itself if it is one, else what was fetched of that Hugging Face model id.
-
-    Raises `ModelUnavailable`.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*(files or _HUB_FILES)]))
-    except Exception as cause:  # the hub client raises errors of many libraries
-        raise ModelUnavailable(
-            f"Model {name!r} is no folder here and could not be fetched: {type(cause).__name__}.",
-            hint="Name a folder with a checkpoint, or a Hugging Face model id on a machine with a network.",
-        ) from cause
 
 
 def read(folder: Path, dtype: str) -> Any:

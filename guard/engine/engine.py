@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from guard.engine.cache import Prefix, PrefixStore, Stream
-from guard.engine.generate import Batcher, Generation, Sampling
+from guard.engine.generate import Batcher, Generation
 from guard.engine.model import TreeModel
 from guard.engine.quantized import FULL
-from guard.engine.request import BASE, Ids, LogProbs, Request
+from guard.engine.request import BASE, Ids, LogProbs, Request, Sampling
 from guard.engine.tree import batches, own_tokens, plan
 from guard.errors import EngineError, described
 
@@ -86,6 +86,9 @@ class TorchEngine:
                 for (number, _), result in zip(batch, self._score_or_retry([r for _, r in batch]), strict=True):
                     results[number] = result
         return [result if result is not None else EngineError("The request got no answer.") for result in results]
+
+    def check(self) -> None:
+        """It answers as long as this process does."""
 
     def stream(self, adapter: str = BASE) -> Stream:
         """An empty running text under an adapter, to be extended and asked about. Raises `EngineError`."""

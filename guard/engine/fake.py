@@ -32,6 +32,9 @@ class FakeEngine:
     def pin(self, prefixes: Sequence[Ids]) -> None:
         """Nothing is computed, so nothing is kept."""
 
+    def check(self) -> None:
+        """It always answers."""
+
     def _answer(self, request: Request) -> LogProbs | EngineError:
         self.seen.append(request)
         if self._script is None:

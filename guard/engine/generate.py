@@ -7,12 +7,10 @@ attention goes text by text, each over its own rolling buffer. What one text bec
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from queue import SimpleQueue
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from guard.engine.cache import Stream
 from guard.engine.model import TreeModel
-from guard.engine.request import BASE, Ids
+from guard.engine.request import BASE, Ended, Growing, Ids, Sampling
 from guard.errors import EngineError, described
 
 _COLD = 1e-3  # temperatures below leave nothing to draw, and overflow
@@ -28,47 +26,12 @@ _COLD = 1e-3  # temperatures below leave nothing to draw, and overflow
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen, and when it ends. Temperature 0 takes the likeliest token.
-
-    `top_p`: of the likeliest tokens the fewest whose probabilities add up to it (Holtzman et al. 2020, arXiv
-    1904.09751, section 3.1). The draws depend on `seed` alone.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stops: frozenset[int] = frozenset()  # tokens that end a text and are not given out
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
-            raise EngineError("max_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1.")
-
-
-class Ended(StrEnum):
-    """Why a text ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    ERROR = "error"
-
-
 @dataclass(eq=False)
-class Generation:
-    """One text that grows: iterate over it for its tokens as they come; `ended` then says why no more do."""
+class Generation(Growing):
+    """A growing text with what it grows from. Its memory is free before the step that follows `cancel`."""
 
-    prompt: Ids
-    sampling: Sampling
-    adapter: str = BASE
-    tokens: list[int] = field(default_factory=list)
-    ended: Ended | None = None
-    error: EngineError | None = None
     _stream: Stream | None = None
     _taken: int = 0  # tokens of the prompt that are in the stream
-    _coming: SimpleQueue[int | None] = field(default_factory=SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -79,20 +42,7 @@ class Generation:
         """The length that it may come to."""
         return len(self.prompt) + self.sampling.max_tokens
 
-    def __iter__(self) -> Iterator[int]:
-        """Raises the `EngineError` that ended it, if one did. Whoever stops reading ends the text; who never began
-        to read has to `cancel` it."""
-        try:
-            while (token := self._coming.get()) is not None:
-                yield token
-            self._coming.put(None)  # for who reads again
-        finally:
-            self.cancel()
-        if self.error is not None:
-            raise self.error
-
     def cancel(self) -> None:
-        """End it; its memory is free before the next step."""
         self._cancelled.set()
 
 

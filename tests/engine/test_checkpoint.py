@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guard.engine import native
-from guard.engine.checkpoint import model_folder
 from guard.engine.engine import TorchEngine
+from guard.engine.folder import model_folder
 from guard.engine.native import BuildFailed
 from guard.engine.request import Request
 from guard.errors import ModelUnavailable
