@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from guard.calibration import Calibration
@@ -16,35 +17,47 @@ from guard.settings import Settings
 from guard.tokenizer import load_tokenizer
 
 
-def load_moderator(settings: Settings) -> Moderator:
-    """Load the model, its tokenizer and its calibration. Raises `ModelUnavailable` or `InvalidPolicy`."""
+def load_moderator(settings: Settings, *, apart: bool = False) -> Moderator:
+    """Load the model, its tokenizer and its calibration; the model into a process of its own, if `apart`.
+
+    Raises `ModelUnavailable` or `InvalidPolicy`.
+    """
     folder = folder_of(settings.model)
     tokenizer = load_tokenizer(folder)
-    if settings.model == "fake":
-        from guard.engine.fake import FakeEngine
+    if apart:
+        from guard.engine.process import EngineProcess
 
-        engine: Engine = FakeEngine()
+        engine: Engine = EngineProcess(partial(load_engine, settings))
     else:
-        from guard.engine.engine import TorchEngine
-
-        engine = TorchEngine.load(
-            folder,
-            dtype=settings.dtype,
-            kernels=settings.kernels,
-            weights=settings.weights,
-            threads=settings.threads,
-            batch_tokens=settings.batch_tokens,
-            memory_bytes=settings.memory_mb * 2**20,
+        engine = load_engine(settings)
+    if tokenizer.size > engine.vocab_size:
+        raise ModelUnavailable(
+            f"{folder}: the tokenizer has {tokenizer.size} tokens and the model {engine.vocab_size}.",
+            hint="Take tokenizer and weights of one model.",
         )
-        if tokenizer.size > engine.vocab_size:
-            raise ModelUnavailable(
-                f"{folder}: the tokenizer has {tokenizer.size} tokens and the model {engine.vocab_size}.",
-                hint="Take tokenizer and weights of one model.",
-            )
     return Moderator(
         engine, tokenizer, calibration=Calibration.load(folder), languages=_languages(folder),
         settings=settings,
     )  # fmt: skip
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The engine that the settings describe, in this process. Raises `ModelUnavailable`."""
+    if settings.model == "fake":
+        from guard.engine.fake import FakeEngine
+
+        return FakeEngine()
+    from guard.engine.engine import TorchEngine
+
+    return TorchEngine.load(
+        folder_of(settings.model),
+        dtype=settings.dtype,
+        kernels=settings.kernels,
+        weights=settings.weights,
+        threads=settings.threads,
+        batch_tokens=settings.batch_tokens,
+        memory_bytes=settings.memory_mb * 2**20,
+    )
 
 
 def folder_of(model: str, files: Sequence[str] = ()) -> Path:
@@ -54,7 +67,7 @@ def folder_of(model: str, files: Sequence[str] = ()) -> Path:
     """
     if model in ("embedded", "fake"):
         return shipped("models") / "embedded"
-    from guard.engine.checkpoint import model_folder
+    from guard.engine.folder import model_folder
 
     return model_folder(model, files)
 

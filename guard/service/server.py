@@ -1,4 +1,4 @@
-"""`guard serve`: the model, the application and uvicorn in one process.
+"""`guard serve`: the application and uvicorn in this process, the model in one of its own.
 
 The one rule: standard output gets one line, when the service really listens; everything else is logged to stderr.
 """
@@ -14,7 +14,7 @@ import socket
 import uvicorn
 
 from guard.errors import InvalidSettings
-from guard.moderator import Moderator
+from guard.loading import load_moderator
 from guard.service.app import create_app
 from guard.settings import Settings
 
@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end in KeyboardInterrupt, also while loading
     with contextlib.suppress(KeyboardInterrupt), _bound(settings) as listening:
-        app = create_app(Moderator.load(settings), settings)
+        app = create_app(load_moderator(settings, apart=True), settings)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE)
         _Server(config).run([listening])
 
