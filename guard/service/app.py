@@ -18,7 +18,7 @@ import guard
 from guard.errors import STATUS, NotReady
 from guard.keys import Fail, Key, KeyBook, Mode
 from guard.moderator import Moderator
-from guard.service import litellm, mistral, moderations, openai, perspective
+from guard.service import litellm, mistral, moderations, openai, perspective, sglang
 from guard.service.desk import Desk
 from guard.service.envelope import Envelope
 from guard.service.failures import ErrorBody, failed
@@ -54,9 +54,9 @@ def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.state.desk = desk
     app.add_middleware(Gate, book=book, default=anonymous, exempt=_OPEN)
-    app.add_middleware(Envelope, retry_after=desk.batcher.retry_after)
+    app.add_middleware(Envelope, retry_after=desk.retry_after)
     app.add_exception_handler(HTTPException, _routing_failed)
-    for dialect in (moderations, openai, mistral, perspective, litellm):
+    for dialect in (moderations, openai, mistral, perspective, litellm, sglang):
         app.include_router(dialect.routes(desk))
 
     @app.get("/healthz")

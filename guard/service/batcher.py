@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
 
+from guard.engine.request import Request
 from guard.errors import (
     DeadlineExceeded,
     EngineError,
@@ -29,6 +30,7 @@ from guard.errors import (
     Overloaded,
     described,
 )
+from guard.service.allowance import estimated_tokens
 from guard.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -37,7 +39,6 @@ _STALLED_AFTER = 600.0  # seconds at one batch: the official SDKs give up then t
 _LOOK = 1.0  # seconds between a waiter's looks at the worker
 _CLOSING = 10.0  # seconds that closing waits for the batch in hand
 _SMOOTHING = 0.2  # the latest batch's share of the rate: one odd batch does not rule, ten tell a new pace
-_BYTES = 4  # of text per token, see `text_tokens`
 _FRAME = 24  # tokens around a text: quotes and question of the shipped templates are 18 to 29
 
 Task = TypeVar("Task")
@@ -281,8 +282,16 @@ def text_tokens(text: str, settings: Settings) -> int:
     >>> text_tokens("You fool", Settings())
     26
     """
-    most = settings.max_passages * settings.passage_tokens
-    return min(math.ceil(len(text.encode()) / _BYTES), most) + _FRAME
+    return min(estimated_tokens([text]), settings.max_passages * settings.passage_tokens) + _FRAME
+
+
+def request_tokens(request: Request) -> int:
+    """How many tokens a request is, its first segment included.
+
+    What several share is read once and kept, but none is counted as less than it may cost: small ones behind large
+    segments that nobody shares would else fill a batch without end.
+    """
+    return sum(map(len, request.segments))
 
 
 def _unanswered(ask: _Ask[Task, Answer]) -> bool:

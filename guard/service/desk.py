@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
+from guard.engine.request import LogProbs
+from guard.engine.request import Request as Asked
 from guard.errors import (
     STATUS,
     EngineError,
@@ -30,7 +32,7 @@ from guard.keys import Fail, Key, Mode
 from guard.moderator import Moderator, Task
 from guard.policy import Policy, Thresholds
 from guard.service.allowance import estimated_tokens
-from guard.service.batcher import Batcher, text_tokens
+from guard.service.batcher import Batcher, request_tokens, text_tokens
 from guard.service.incoming import unless_gone
 from guard.settings import Settings
 from guard.verdict import Verdict
@@ -76,18 +78,22 @@ class Desk:
             moderator.judge_many, lambda task, error: moderator.failed(task.policy, error),
             lambda task: text_tokens(task.item.text, settings), settings,
         )  # fmt: skip
+        self.scoring: Batcher[Asked, LogProbs | EngineError] = Batcher(
+            moderator.score, lambda _, error: EngineError(error.message, hint=error.hint), request_tokens, settings
+        )
         self._tested = asyncio.Event()
         self._fault = "The self-test has not finished."
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         self.batcher.start()
+        self.scoring.start()
         testing = asyncio.create_task(self._self_test())
         try:
             yield
         finally:
             testing.cancel()
-            await self.batcher.close()
+            await asyncio.gather(self.batcher.close(), self.scoring.close())
             await asyncio.gather(testing, return_exceptions=True)
 
     def check(self) -> None:
@@ -95,7 +101,17 @@ class Desk:
         if self._fault:
             raise NotReady(self._fault, hint="See the service's log.")
         self.batcher.check()
+        self.scoring.check()
         self.moderator.engine.check()
+
+    async def ready(self) -> None:
+        """Wait for the first self-test. Raises `NotReady` as `check` does."""
+        await self._tested.wait()
+        self.check()
+
+    def retry_after(self) -> int:
+        """Whole seconds until what waits now should have been answered."""
+        return max(self.batcher.retry_after(), self.scoring.retry_after())
 
     def bound(
         self, request: Request, policy: str | None, default: str, categories: Sequence[str] | None
@@ -147,8 +163,7 @@ class Desk:
         ]
 
     async def _judged(self, tasks: list[Task]) -> list[Verdict]:
-        await self._tested.wait()
-        self.check()
+        await self.ready()
         return await self.batcher.submit(tasks)
 
     async def _self_test(self) -> None:

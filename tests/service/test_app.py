@@ -178,7 +178,7 @@ def test_the_openapi_document_tells_the_truth(service: Service) -> None:
         "/v1/moderations", "/v1/chat/moderations", "/v1/models", "/v1/models/{name}", "/healthz", "/readyz",
         "/openai/v1/moderations", "/openai/v1/models", "/openai/v1/models/{name}", "/mistral/v1/moderations",
         "/mistral/v1/chat/moderations", "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore",
-        "/beta/litellm_basic_guardrail_api",
+        "/beta/litellm_basic_guardrail_api", "/v1/score",
     }  # fmt: skip
     post = document["paths"]["/v1/moderations"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
