@@ -1,4 +1,4 @@
-"""The command line: `guard check`, `scan`, `serve`, `plan`, `calibrate` and `policy`.
+"""The command line: `guard check`, `scan`, `serve`, `plan`, `calibrate`, `policy` and `keys`.
 
 The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
 3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
@@ -35,8 +35,11 @@ from guard.errors import (
     InvalidItem,
     InvalidPolicy,
     InvalidRequest,
+    InvalidSettings,
+    UnknownPolicy,
 )
 from guard.item import Item, Kind
+from guard.keys import Fail, KeyBook, Mode
 from guard.loading import ceilings, folder_of, shape_of
 from guard.moderator import Moderator
 from guard.policy import Action, Policy, PolicyBook, PolicyTest, as_yaml, load_policy
@@ -65,6 +68,8 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Look at policies, check their files and run their tests.", context_settings=_HELP)
 app.add_typer(policy_app, name="policy")
+keys_app = typer.Typer(help="Make, revoke and list the keys that the service asks for.", context_settings=_HELP)
+app.add_typer(keys_app, name="keys")
 
 ModelOption = Annotated[
     str | None, typer.Option(help="`embedded`, a folder with a checkpoint, or a Hugging Face model id.")
@@ -72,6 +77,7 @@ ModelOption = Annotated[
 PolicyOption = Annotated[str | None, typer.Option(help="Id of a policy, or a policy file (.yaml).")]
 PoliciesOption = Annotated[list[Path] | None, typer.Option(help="Folder of further policy files; may be repeated.")]
 CategoriesOption = Annotated[str | None, typer.Option(help="Ask only about these categories: a,b.")]
+KeysOption = Annotated[Path | None, typer.Option(help="File of keys. Default: the setting `keys`.")]
 KindOption = Annotated[Kind | None, typer.Option(help="What the text is. Default: what the policy is about.")]
 
 
@@ -378,6 +384,85 @@ def policy_test(
     moderator = Moderator.load(settings)
     statuses = [_run_tests(moderator, policy) for policy in chosen]
     raise typer.Exit(max(statuses, default=EXIT_ACCEPTED))
+
+
+@keys_app.callback(invoke_without_command=True)
+def _keys(context: typer.Context) -> None:
+    _help_unless_command(context)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="Whose key it is, for the list.")],
+    policy: Annotated[str | None, typer.Option(help="The policy that it is for. Default: any.")] = None,
+    categories: Annotated[str | None, typer.Option(help="The categories that it is for: a,b. Default: all.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="Default: no limit.", min=1)] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(help="A token is 4 bytes of text. Default: no limit.", min=1)
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="`shadow`: answer as if nothing was found.")] = Mode.ENFORCE,
+    fail: Annotated[Fail, typer.Option(help="`open`: what could not be judged passes.")] = Fail.CLOSED,
+    keys: KeysOption = None,
+    policies: PoliciesOption = None,
+) -> None:
+    """Make a key and print its secret, this once: nobody can ask for it again. A file that is not there is made."""
+    settings = load_settings(keys=keys, policies=policies or None)
+    wanted = _names(categories)
+    if wanted is not None and not (wanted and policy):
+        raise InvalidRequest("--categories names some of a --policy's.", hint="Name both.")
+    if policy is not None:
+        unknown = {*(wanted or ())} - {c.id for c in PolicyBook(settings.policies).get(policy).categories}
+        if unknown:
+            raise UnknownPolicy(f"Policy {policy!r} has no category {min(unknown)!r}.", hint="`guard policy list`")
+    with _key_book(settings, must_exist=False) as book:
+        key, secret = book.create(
+            name, policy=policy, categories=wanted, requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute, mode=mode, fail=fail,
+        )  # fmt: skip
+    print(secret)
+    print(f"key {key.id}: its secret is shown this once", file=sys.stderr)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as the list has it.")],
+    keys: KeysOption = None,
+) -> None:
+    """Let a key count no more, at once."""
+    with _key_book(load_settings(keys=keys)) as book:
+        book.revoke(id)
+
+
+@keys_app.command("list")
+def keys_list(
+    keys: KeysOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each key as a line of JSON.")] = False,
+) -> None:
+    """List the keys, the oldest first, those revoked as well."""
+    with _key_book(load_settings(keys=keys)) as book:
+        found = book.list()
+    if as_json:
+        for key in found:
+            print(json.dumps(key.model_dump(mode="json")))
+        return
+    table = Table(
+        "id", "name", "policy", "categories", "requests/min", "tokens/min", "mode", "fail", "created", "revoked",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    table.columns[0].no_wrap = True
+    for key in found:
+        limits = (str(limit or "-") for limit in (key.requests_per_minute, key.tokens_per_minute))
+        times = (f"{time:%Y-%m-%d %H:%M}" if time else "-" for time in (key.created, key.revoked))
+        names = ", ".join(key.categories or ("-",))
+        table.add_row(*map(_shown, (key.id, key.name, key.policy or "-", names, *limits, key.mode, key.fail, *times)))
+    _console().print(table)
+
+
+def _key_book(settings: Settings, *, must_exist: bool = True) -> KeyBook:
+    """The settings' file of keys. Raises `InvalidSettings`."""
+    if settings.keys is None:
+        raise InvalidSettings("There is no file of keys.", hint="Name one with --keys or GUARD_KEYS.")
+    return KeyBook(settings.keys, must_exist=must_exist)
 
 
 def find_policy(settings: Settings, name: str | None) -> Policy:

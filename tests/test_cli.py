@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from guard import cli
 from guard.engine.fake import FakeEngine
 from guard.errors import STATUS, EngineError, GuardError, InvalidFile, ModelUnavailable
 from guard.item import Kind
+from guard.keys import Key, KeyBook
 from guard.moderator import Moderator
 from guard.policy import load_policy
 from guard.resources import shipped
@@ -740,3 +742,68 @@ class TestPlan:
     def test_bad_arguments(self, arguments):
         status, said = self.plan(*arguments)
         assert status != 0 and said
+
+
+class TestKeys:
+    """`guard keys`: a file of keys, from outside."""
+
+    FILE = ("--keys", "keys.sqlite")
+
+    def listed(self, capsys):
+        status, out, _ = run(capsys, "keys", "list", "--json", *self.FILE)
+        assert status == 0
+        return [json.loads(line) for line in out.splitlines()]
+
+    def test_a_key_is_made_listed_and_revoked(self, capsys):
+        arguments = ("--policy", "mistral-9", "--categories", "pii,sexual", "--requests-per-minute", "60")
+        more = ("--tokens-per-minute", "9000", "--mode", "shadow", "--fail", "open")
+        status, secret, said = run(capsys, "keys", "create", "--name", "forum", *arguments, *more, *self.FILE)
+        (key,) = self.listed(capsys)
+        assert (status, said) == (0, f"key {key['id']}: its secret is shown this once\n")
+        with KeyBook(Path("keys.sqlite")) as book:
+            assert book.find(secret.strip()) == Key.model_validate(key)
+        told = (key[name] for name in ("name", "policy", "categories", "mode", "fail"))
+        assert [*told] == ["forum", "mistral-9", ["pii", "sexual"], "shadow", "open"]
+        assert (key["requests_per_minute"], key["tokens_per_minute"], key["revoked"]) == (60, 9000, None)
+        assert run(capsys, "keys", "revoke", key["id"], *self.FILE) == (0, "", "")
+        assert self.listed(capsys)[0]["revoked"] is not None
+        with KeyBook(Path("keys.sqlite")) as book:
+            assert book.find(secret.strip()) is None
+
+    def test_the_table_shows_no_secret_and_escapes_names(self, capsys):
+        _, secret, _ = run(capsys, "keys", "create", "--name", ESCAPE, *self.FILE)
+        run(capsys, "keys", "create", "--name", "limited", "--requests-per-minute", "12345", *self.FILE)
+        status, out, _ = run(capsys, "keys", "list", *self.FILE)
+        lines = out.splitlines()
+        assert status == 0 and "\x1b" not in out and "\\x1b[31mred" in lines[1]
+        assert secret.strip().rpartition("_")[2] not in out
+        assert lines[0].split()[:4] == ["id", "name", "policy", "categories"] and "12345" in lines[-1]
+
+    def test_the_setting_names_the_file(self, capsys, monkeypatch):
+        status, _, said = run(capsys, "keys", "list")
+        assert status == 2 and "There is no file of keys" in said and "GUARD_KEYS" in said
+        monkeypatch.setenv("GUARD_KEYS", "other.sqlite")
+        assert run(capsys, "keys", "create", "--name", "x")[0] == 0
+        assert run(capsys, "keys", "list", "--json")[1].count("\n") == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("create",), "--name"), (("create", "--name", "x", "--policy", "nope"), "'nope'"),
+            (("create", "--name", "x", "--categories", "pii"), "--policy"),
+            (("create", "--name", "x", "--policy", "mistral-9", "--categories", ","), "--categories"),
+            (("create", "--name", "x", "--policy", "mistral-9", "--categories", "pii,nope"), "'nope'"),
+            (("create", "--name", "x", "--requests-per-minute", "0"), "requests-per-minute"),
+            (("create", "--name", "x", "--mode", "off"), "--mode"), (("list",), "no file of keys"),
+            (("revoke", "abc"), "no file of keys"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_hold_is_refused_and_makes_no_file(self, capsys, arguments, said):
+        status, out, error = run(capsys, "keys", *arguments, *self.FILE)
+        assert (status, out) == (2, "") and said in error and error.count("\n") == 1
+        assert not Path("keys.sqlite").exists()
+
+    def test_a_key_that_is_not_there_cannot_be_revoked(self, capsys):
+        run(capsys, "keys", "create", "--name", "x", *self.FILE)
+        status, _, error = run(capsys, "keys", "revoke", "abc", *self.FILE)
+        assert status == 2 and "no key 'abc'" in error
