@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A task on its way: what is asked of the engine about it, and what a rule says.
 
     Nothing is asked where a rule settled it (`ruled` alone) or where it could not be asked (`failed`).
@@ -136,12 +136,12 @@ class Moderator:
         Raises what the engine raises, and `EngineError` when it does not answer each request: no answer can then be
         told from its neighbour's.
         """
-        asked = [self._ask(task) for task in tasks]
+        asked = [self.ask(task) for task in tasks]
         requests = [asking.requests() for asking in asked]
         flat = [request for per_task in requests for request in per_task]
         scored = iter(self.score(flat) if flat else [])
         return [
-            self._answer(asking, [next(scored) for _ in per_task])
+            self.answer(asking, [next(scored) for _ in per_task])
             for asking, per_task in zip(asked, requests, strict=True)
         ]
 
@@ -150,10 +150,7 @@ class Moderator:
 
         Raises as `judge_many` does.
         """
-        answers = list(self.engine.score(requests))
-        if len(answers) != len(requests):
-            raise EngineError(f"The engine gave {len(answers)} answers to {len(requests)} requests.")
-        return list(map(_checked, requests, answers))
+        return checked(requests, self.engine.score(requests))
 
     def pin(self, *policies: str) -> None:
         """Have the engine keep what the prompts of these policies share, for every kind of item that they judge.
@@ -172,10 +169,11 @@ class Moderator:
         """The verdict on what nobody could judge."""
         return Verdict(**self._judged_by(policy), decision=Decision.ERROR, error=failure(error), reason="error")
 
-    def _ask(self, task: Task) -> _Asked:
+    def ask(self, task: Task, encode: Callable[[str], list[int]] | None = None) -> Asked:
+        """What there is to be asked about a task. `encode`: the tokenizer's, or that of a caller who remembers words."""
         ruled = self._by_rule(task)
         if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
-            return _Asked(task, ruled=ruled)  # the model could add nothing
+            return Asked(task, ruled=ruled)  # the model could add nothing
         try:
             self._require_its_model(task.policy)
             prompt = self._prompt(task.item.kind, task.policy)
@@ -188,14 +186,14 @@ class Moderator:
                     hint="Shorten the policy, narrow it to fewer categories, or use a model with a larger window.",
                 )
             overlap = min(self.settings.passage_overlap, room // 2)
-            parts = cut(content.text, prompt.encode, room, overlap, self.settings.max_passages)
-            return _Asked(task, prompt, content, parts, ruled)
+            parts = cut(content.text, encode or prompt.encode, room, overlap, self.settings.max_passages)
+            return Asked(task, prompt, content, parts, ruled)
         except GuardError as error:
-            return _Asked(task, failed=error)
+            return Asked(task, failed=error)
         except Exception as cause:  # whatever a tokenizer raises at one text, the others are judged
-            return _Asked(task, failed=EngineError(f"The text could not be tokenised: {type(cause).__name__}."))
+            return Asked(task, failed=EngineError(f"The text could not be tokenised: {type(cause).__name__}."))
 
-    def _answer(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
+    def answer(self, asked: Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
         """What a rule settled, or the stricter of rule and model: a flagged word must not save a text from a block."""
         ruled = asked.ruled
         if ruled is not None and not (asked.prompt or asked.failed):
@@ -205,11 +203,11 @@ class Moderator:
             return judged
         return ruled
 
-    def _by_model(self, asked: _Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
+    def _by_model(self, asked: Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
         failed = asked.failed or next((s for s in scored if isinstance(s, EngineError)), None)
         if failed is not None:
             return self.failed(asked.task.policy, failed)
-        assert asked.prompt and asked.content and asked.parts  # `_ask` sets all of them unless it failed
+        assert asked.prompt and asked.content and asked.parts  # `ask` sets all of them unless it failed
         item, policy = asked.task
         fit = self._fit(policy, item.kind)
         passages = [calibrated(fit, s) for s in scored if not isinstance(s, EngineError)]
@@ -297,6 +295,13 @@ class Moderator:
 
 def _denies(rule: Rule) -> Action:
     return rule.action or Action.BLOCK
+
+
+def checked(requests: Sequence[Request], answers: Sequence[LogProbs | EngineError]) -> list[LogProbs | EngineError]:
+    """An engine's answers, those that are none turned into errors. Raises `EngineError` where their number is wrong."""
+    if len(answers) != len(requests):
+        raise EngineError(f"The engine gave {len(answers)} answers to {len(requests)} requests.")
+    return list(map(_checked, requests, answers))
 
 
 def _checked(request: Request, answer: LogProbs | EngineError) -> LogProbs | EngineError:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
 
-from guard.engine.request import Ids, LogProbs, Request
+from guard.engine.request import BASE, Ended, Growing, Ids, LogProbs, Request, Sampling
 from guard.errors import EngineError
 
 
@@ -35,6 +37,22 @@ class FakeEngine:
     def check(self) -> None:
         """It always answers."""
 
+    def stream(self, adapter: str = BASE) -> FakeStream:
+        """A running text, which is its tokens and nothing else."""
+        return FakeStream()
+
+    def extend(self, stream: FakeStream, tokens: Ids) -> None:
+        """Take tokens in."""
+        stream.tokens += tokens
+
+    def ask(self, stream: FakeStream, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        """As `score`, of the whole texts."""
+        return self.score([replace(r, segments=((), (*stream.tokens, *_joined(r.segments)))) for r in requests])
+
+    def generate(self, prompt: Ids, sampling: Sampling, adapter: str = BASE) -> Growing:
+        """An echo of the prompt."""
+        return Echo(prompt, sampling, adapter)
+
     def _answer(self, request: Request) -> LogProbs | EngineError:
         self.seen.append(request)
         if self._script is None:
@@ -49,8 +67,35 @@ class FakeEngine:
         return tuple(math.log(max(p, 1e-12)) for p in entry)
 
 
+class FakeStream:
+    """The tokens of a running text."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+class Echo(Growing):
+    """A text that repeats its prompt as far as it may."""
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt[: self.sampling.max_tokens])
+        self.ended = Ended.STOP if len(self.tokens) == len(self.prompt) else Ended.LENGTH
+        for token in (*self.tokens, None):
+            self._coming.put(token)
+
+    def cancel(self) -> None:
+        """It has ended already."""
+
+
+def _joined(segments: Sequence[Ids]) -> Ids:
+    return tuple(chain.from_iterable(segments))
+
+
 def _by_hash(request: Request) -> LogProbs:
-    digest = hashlib.sha256(repr(request.segments[1:]).encode()).digest()
+    digest = hashlib.sha256(repr(_joined(request.segments)).encode()).digest()
     weights = [1 + digest[i % len(digest)] for i in range(len(request.labels))]
     weights[0] *= 4  # most texts are acceptable
     return tuple(math.log(w / sum(weights)) for w in weights)
