@@ -82,7 +82,7 @@ class Batcher(Generic[Task, Answer]):
     """
 
     def __init__(
-        self, answer: Callable[[Sequence[Task]], list[Answer]], failed: Callable[[Task, GuardError], Answer],
+        self, answer: Callable[[Sequence[Task]], Sequence[Answer]], failed: Callable[[Task, GuardError], Answer],
         tokens: Callable[[Task], int], settings: Settings, *, stalled_after: float = _STALLED_AFTER,
     ) -> None:  # fmt: skip
         self._answer, self._failed, self._tokens = answer, failed, tokens
@@ -228,7 +228,7 @@ class Batcher(Generic[Task, Answer]):
             self.waiting -= tokens
             return _Batch(parts, tokens, full=bool(self._line))
 
-    def _answered(self, tasks: Sequence[Task]) -> list[Answer]:
+    def _answered(self, tasks: Sequence[Task]) -> Sequence[Answer]:
         """The answers; if there are none to the tasks together, each is put alone."""
         try:
             answers = self._answer(tasks)

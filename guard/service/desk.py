@@ -78,8 +78,8 @@ class Desk:
             moderator.judge_many, lambda task, error: moderator.failed(task.policy, error),
             lambda task: text_tokens(task.item.text, settings), settings,
         )  # fmt: skip
-        self.scoring: Batcher[Asked, LogProbs | EngineError] = Batcher(
-            moderator.score, lambda _, error: EngineError(error.message, hint=error.hint), request_tokens, settings
+        self.scoring: Batcher[Asked, LogProbs | GuardError] = Batcher(
+            moderator.score, lambda _, error: error, request_tokens, settings
         )
         self._tested = asyncio.Event()
         self._fault = "The self-test has not finished."

@@ -17,7 +17,7 @@ from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from guard.engine.request import Ids, LogProbs, Request
-from guard.errors import STATUS, EngineError, InvalidRequest, NotPermitted
+from guard.errors import STATUS, GuardError, InvalidRequest, NotPermitted
 from guard.moderator import Moderator
 from guard.service.desk import Desk
 from guard.service.failures import ErrorBody
@@ -99,7 +99,7 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-async def _answered(desk: Desk, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+async def _answered(desk: Desk, requests: Sequence[Request]) -> list[LogProbs | GuardError]:
     await desk.ready()
     return await desk.scoring.submit(requests, param="items")
 
@@ -155,10 +155,11 @@ def _token_ids(value: Any, param: str, vocabulary: int) -> Ids:
     return tuple(value)
 
 
-def _scores(answer: LogProbs | EngineError, param: str, softmax: bool) -> list[float]:
-    """Probabilities of the labels: among themselves, or among all tokens. Raises the engine's error."""
-    if isinstance(answer, EngineError):
-        raise EngineError(answer.message, hint=answer.hint, param=param)
+def _scores(answer: LogProbs | GuardError, param: str, softmax: bool) -> list[float]:
+    """Probabilities of the labels: among themselves, or among all tokens. Raises what kept them from being found."""
+    if isinstance(answer, GuardError):
+        answer.param = param
+        raise answer
     if not softmax:
         return [math.exp(value) for value in answer]
     highest = max(answer)  # so that not all of them are too small to be told from 0

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from guard.engine.request import Request
-from guard.errors import EngineError
+from guard.errors import EngineError, NotReady
 from guard.keys import KeyBook
 from guard.moderator import Moderator
 from guard.service.app import create_app
@@ -162,6 +162,11 @@ def test_a_failure_is_an_error_that_names_the_item(service: Service, caplog: pyt
         assert (error["code"], error["param"]) == ("engine_error", "items.1")
         assert post(service, items=["fine"], query="a secret").status_code == 200
     assert "secret" not in str(error) and "secret" not in caplog.text and "scored=1" in caplog.text
+
+
+def test_an_engine_that_is_being_started_again_is_not_ready(service: Service) -> None:
+    service.engine.poison = (service.tokenizer.encode("You fool"), NotReady("It starts."))
+    assert error_of(post(service), 503)["code"] == "not_ready"
 
 
 def test_an_answer_that_is_no_probability_is_an_error(start: Start) -> None:
