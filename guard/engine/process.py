@@ -423,10 +423,10 @@ class _Serving:
                 self._loading.put((number, *args))
             case "close":
                 if (stream := self._streams.pop(number, None)) is not None:
-                    stream.close()
+                    self._answer(number, stream.close)  # nobody waits for it, and a failure is in the log
             case "cancel":
                 if (text := self._texts.get(number)) is not None:
-                    text.cancel()
+                    self._answer(number, text.cancel)
             case "stream":  # in this thread, so that what the parent says next finds it
                 self._answer(number, self._stream, number, *args)
             case "generate":

@@ -10,13 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guard.engine.fake import FakeEngine
-from guard.engine.request import Ids, LogProbs, Request
+from guard.engine.request import BASE, Growing, Ids, LogProbs, Request, Sampling
 from guard.errors import EngineError, InvalidItem, ModelUnavailable
 
 if TYPE_CHECKING:
     from guard.engine.engine import TorchEngine
 
 SLOW, FOREIGN, OURS, UNPICKLABLE, DEADLY = 1001, 1002, 1003, 1004, 1005  # contents that make the engine misbehave
+
+
+class Endless(Growing):
+    """A text that never ends by itself."""
+
+    def cancel(self) -> None:
+        """It is torn away with its process."""
+
+    def _next(self) -> int | None:
+        time.sleep(0.01)
+        self.tokens.append(len(self.tokens))
+        return self.tokens[-1]
+
+
+class Tokens(list[int]):
+    """A running text that cannot be closed."""
+
+    def close(self) -> None:
+        raise ValueError("a secret text")
 
 
 class Marked(FakeEngine):
@@ -44,6 +63,18 @@ class Marked(FakeEngine):
         if DEADLY in contents:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(requests)
+
+    def stream(self, adapter: str = BASE) -> Tokens:
+        return Tokens()
+
+    def extend(self, stream: Tokens, tokens: Ids) -> None:
+        stream.extend(tokens)
+
+    def ask(self, stream: Tokens, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        return [(float(len(stream)),) for _ in requests]
+
+    def generate(self, prompt: Ids, sampling: Sampling, adapter: str = BASE) -> Endless:
+        return Endless(prompt, sampling, adapter)
 
     def _note(self, line: str) -> None:
         with self._notes.open("a") as file:
@@ -74,10 +105,11 @@ class Other(FakeEngine):
         self.model_id = name.read_text()
 
 
-def tiny(folder: Path, memory_bytes: int = 2**30) -> TorchEngine:
+def tiny(folder: Path) -> TorchEngine:
+    """A real engine whose memory is full with a handful of running texts."""
     from guard.engine.engine import TorchEngine  # seconds, which the others need not wait for
 
-    return TorchEngine.load(folder, dtype="float32", threads=1, memory_bytes=memory_bytes)
+    return TorchEngine.load(folder, dtype="float32", threads=1, memory_bytes=2**18)
 
 
 def refused() -> FakeEngine:

@@ -176,28 +176,33 @@ def test_running_texts(here, there):
     assert found[0] == found[1]
 
 
-def test_a_text_that_is_closed_or_forgotten_gives_its_memory_back(folder):
-    """A pool of few pages: texts that stayed would fill it."""
-    engine = EngineProcess(partial(support.tiny, folder, 2**18))
-    try:
-        for _ in range(40):
-            text = engine.stream()
-            engine.extend(text, ids(100))
-            text.close()
-        with pytest.raises(EngineError, match="has ended"):
-            engine.extend(text, ids(1))
-        for _ in range(40):
-            text = engine.stream()
-            engine.extend(text, ids(100))
-            del text
-            gc.collect()
-        kept = []
-        with pytest.raises(EngineError, match="is full"):
-            for _ in range(40):
-                kept.append(engine.stream())
-                engine.extend(kept[-1], ids(100))
-    finally:
-        engine.close()
+def test_a_text_that_is_closed_or_forgotten_gives_its_memory_back(there):
+    """Those that stayed would fill it."""
+    for _ in range(20):
+        text = there.stream()
+        there.extend(text, ids(100))
+        text.close()
+    with pytest.raises(EngineError, match="has ended"):
+        there.extend(text, ids(1))
+    for _ in range(20):
+        text = there.stream()
+        there.extend(text, ids(100))
+        del text
+        gc.collect()
+    kept = []
+    with pytest.raises(EngineError, match="is full"):
+        for _ in range(20):
+            kept.append(there.stream())
+            there.extend(kept[-1], ids(100))
+
+
+def test_a_text_that_cannot_be_closed_harms_nobody(engine, notes, caplog):
+    text = engine.stream()
+    engine.extend(text, (1, 2))
+    assert engine.ask(text, [asked()]) == [(2.0,)]
+    text.close()
+    until(lambda: "the engine failed: ValueError" in caplog.text)
+    assert "secret" not in caplog.text and notes.read_text().count("loaded") == 1
 
 
 def test_generated_text(here, there):
@@ -291,39 +296,34 @@ def test_one_that_answers_nothing_any_more_is_killed(notes):
         engine.close()
 
 
-def test_running_texts_die_with_it_for_good(folder):
-    engine = EngineProcess(partial(support.tiny, folder))
-    try:
-        text = engine.stream()
-        engine.extend(text, ids(5))
-        growing, unread = (engine.generate(ids(3, n), Sampling(max_tokens=250)) for n in (1, 2))
-        tokens = iter(growing)
-        next(tokens)
-        os.kill(engine._child._process.pid, signal.SIGKILL)
-        with pytest.raises(NotReady):
-            list(tokens)
-        until(lambda: unread.ended is not None)
-        assert growing.ended is unread.ended is Ended.ERROR and isinstance(unread.error, NotReady)
-        with pytest.raises(NotReady):
-            list(unread)
-        until(lambda: is_ready(engine))
-        for use in (lambda: engine.extend(text, ids(1)), lambda: engine.ask(text, [])):
-            with pytest.raises(NotReady, match="anew"):
-                use()
-        text.close()
-        again = engine.stream()
-        engine.extend(again, ids(5))
-        assert list(engine.generate(ids(3, 1), Sampling(max_tokens=9))) == growing.tokens[:9] or growing.tokens
-    finally:
-        engine.close()
+def test_running_texts_die_with_it_for_good(engine, notes):
+    text = engine.stream()
+    engine.extend(text, (1,))
+    growing, unread = (engine.generate((n,), Sampling()) for n in (1, 2))
+    tokens = iter(growing)
+    assert next(tokens) == 0
+    dead(engine, notes)
+    with pytest.raises(NotReady):
+        list(tokens)
+    assert growing.ended is unread.ended is Ended.ERROR and isinstance(unread.error, NotReady)
+    with pytest.raises(NotReady):
+        list(unread)
+    until(lambda: is_ready(engine))
+    for use in (lambda: engine.extend(text, (1,)), lambda: engine.ask(text, [])):
+        with pytest.raises(NotReady, match="anew"):
+            use()
+    text.close()
+    again = engine.stream()
+    engine.extend(again, (1,))
+    assert engine.ask(again, [asked()]) == [(1.0,)]
 
 
-def test_a_text_whose_engine_takes_no_turns_any_more_ends(folder):
-    engine = EngineProcess(partial(support.tiny, folder), patience=0.5)
+def test_a_text_whose_engine_takes_no_turns_any_more_ends(notes):
+    engine = EngineProcess(partial(Marked, notes), patience=0.5)
     try:
-        tokens = iter(engine.generate(ids(3), Sampling(max_tokens=250)))
+        tokens = iter(engine.generate((1,), Sampling()))
         next(tokens)
-        os.kill(engine._child._process.pid, signal.SIGSTOP)
+        os.kill(pid(notes), signal.SIGSTOP)
         with pytest.raises(NotReady):
             list(tokens)
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +18,7 @@ import pytest
 from guard.errors import InvalidSettings
 from guard.service.server import _bound, serve
 from guard.settings import Settings
+from tests.service.support import error_of, until
 
 _PROGRAM = """
 import sys
@@ -42,6 +47,66 @@ def test_it_says_where_it_listens_serves_and_stops_gracefully(stop: signal.Signa
             process.kill()
     assert process.returncode == 0, log
     assert output == "" and "POST /v1/moderations 200" in log and "secret" not in log
+
+
+def engine_of(server: int) -> int | None:
+    """The process of a server's engine, if it has one."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == server and b"spawn_main" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+        except OSError:  # gone meanwhile
+            continue
+    return None
+
+
+def test_it_survives_its_engine(tmp_path: Path) -> None:
+    """Whoever asks meanwhile is told that it is not ready, and nothing else; then it answers again."""
+    written = tmp_path / "log"  # more than a pipe holds
+    with written.open("w") as file, subprocess.Popen(
+        [sys.executable, "-m", "guard", "serve", "--model", "fake", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=file, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            done = threading.Event()
+            with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+
+                def asking(number: int) -> list[httpx.Response]:
+                    answers = []
+                    while not done.is_set():
+                        answers.append(client.post("/v1/moderations", json={"input": [f"text {number}"] * 20}))
+                    return answers
+
+                def ready() -> int:
+                    return client.get("/readyz").status_code
+
+                until(lambda: ready() == 200)
+                try:
+                    found = [pool.submit(asking, number) for number in range(7)]
+                    for _ in range(2):
+                        engine = engine_of(process.pid)
+                        assert engine is not None
+                        os.kill(engine, signal.SIGKILL)
+                        until(lambda: ready() == 503)
+                        until(lambda: ready() == 200)
+                finally:
+                    done.set()
+                answers = [answer for asked in found for answer in asked.result()]
+                assert client.post("/v1/moderations", json={"input": "hello"}).status_code == 200
+            failed = [answer for answer in answers if answer.status_code != 200]
+            assert failed and len(failed) < len(answers)
+            assert {error_of(answer, 503)["code"] for answer in failed} == {"not_ready"}
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    log = written.read_text()
+    assert process.returncode == 0, log
+    assert log.count("the engine's process ended by itself") == log.count("the engine answers again") == 2
+    assert engine_of(process.pid) is None
 
 
 def test_an_address_in_use_is_told_before_anything_is_loaded() -> None:
