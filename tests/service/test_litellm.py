@@ -61,6 +61,8 @@ def test_the_example_chooses_what_there_is(service: Service) -> None:
     (guardrail,) = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["guardrails"]
     settings = guardrail["litellm_params"]
     assert settings["guardrail"] == "generic_guardrail_api" and settings["mode"] == ["pre_call", "post_call"]
+    # without these the real proxy judges nobody who does not ask for it, and lets a part of an answer go unjudged
+    assert settings["default_on"] is True and settings["streaming_buffer_until_moderated"] is True
     chosen = settings["additional_provider_specific_params"]
     (found,) = post(service, texts=["Hello"], additional_provider_specific_params=chosen).json()["guard"]
     assert found["policy"] == chosen["policy"] == "moderation-13"
