@@ -61,7 +61,7 @@ def _known(book: KeyBook, scope: Scope) -> Key:
     if secret is None:
         raise Unauthorized("A key is needed.", hint="Send it as `Authorization: Bearer KEY`.")
     try:
-        key = book.find(secret)  # microseconds, and readers never wait: not worth a thread
+        key = book.find(secret)  # a tenth of a millisecond, and readers never wait: not worth a thread
     except InvalidSettings as cause:
         _log.error("the keys cannot be read: %s", described(cause.__cause__ or cause))
         raise NotReady("The keys cannot be read.", hint="See the service's log.") from cause

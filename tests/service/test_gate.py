@@ -6,6 +6,7 @@ import logging
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from guard.service import litellm
 from guard.service.app import create_app
 from guard.settings import Settings
 from guard.tokenizer import Tokenizer
-from tests.service.support import Engine, Service, error_of, one_of
+from tests.service.support import Engine, Service, error_of, one_of, until
 
 Start = Callable[..., Service]
 CHAT = [{"role": "user", "content": "poison"}]
@@ -353,6 +354,30 @@ def test_a_dead_worker_fails_open_or_closed(guarded: Service, book: KeyBook, dia
         assert answer.status_code == 200 and answer.headers["x-guard-failed-open"] == "not_ready"
     answer = ask(guarded, dialect, closed)
     assert answer.status_code == 503 and answer.headers["x-guard-failed-closed"] == "not_ready"
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"), [({"deadline_seconds": 0.3}, "deadline_exceeded"), ({"queue_tokens": 60}, "overloaded")]
+)
+def test_a_busy_service_fails_open_or_closed(
+    start: Start, book: KeyBook, tmp_path: Path, setting: dict[str, Any], code: str
+) -> None:
+    service = start(keys=tmp_path / "keys.sqlite", **setting)
+    closed, opened = book.create("a")[1], book.create("b", fail=Fail.OPEN)[1]
+    full = ["a", "b"]
+    service.engine.hold()
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(ask, service, "openai", closed)
+        assert service.engine.entered.wait(30)
+        if code == "overloaded":
+            pool.submit(ask, service, "openai", closed, input=full)
+            until(lambda: service.waiting(*full))
+        passed, failed = ask(service, "openai", opened), ask(service, "openai", closed)
+        service.engine.go()
+        assert begun.result().status_code == 200
+    assert passed.status_code == 200 and passed.headers["x-guard-failed-open"] == code
+    assert nothing_found("openai", passed.json())
+    assert failed.status_code in (429, 503) and failed.headers["x-guard-failed-closed"] == code
 
 
 def test_a_caller_who_is_wrong_is_told_so_by_a_key_that_fails_open(guarded: Service, book: KeyBook) -> None:
