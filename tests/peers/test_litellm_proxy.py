@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from tests.examples.support import Answer, Asked, Other, answering
 from tests.service.support import Service, one_of, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "litellm.yaml"
-Start = Callable[..., Service]
 FINE, BAD = one_of(14, 0), one_of(14, 3)
 WORDS = ["Alder ", "birch ", "cedar ", "dogwood ", "elder ", "fir ", "gorse ", "hazel."]
 
@@ -57,10 +56,10 @@ def _envelope(kind: str) -> dict[str, Any]:
 
 
 @contextmanager
-def proxy(folder: Path, guard: str, model: str) -> Iterator[httpx.Client]:
+def proxy(folder: Path, guard: str, model: str, key: str | None = None) -> Iterator[httpx.Client]:
     """The proxy with the example's guardrail, at other addresses; a client of it."""
     config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
-    config["guardrails"][0]["litellm_params"]["api_base"] = guard
+    config["guardrails"][0]["litellm_params"] |= {"api_base": guard, "api_key": key}
     params = {"model": "openai/scripted", "api_base": f"{model}/v1", "api_key": "none"}
     config["model_list"] = [{"model_name": "scripted", "litellm_params": params}]
     config["litellm_settings"] = {"num_retries": 0}
@@ -68,16 +67,16 @@ def proxy(folder: Path, guard: str, model: str) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [os.environ["GUARD_LITELLM"], "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
-    key = f"sk-{secrets.token_hex(32)}"
+    master = f"sk-{secrets.token_hex(32)}"
     surroundings = {
-        "LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False",
+        "LITELLM_MASTER_KEY": master, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False",
         "HOME": str(folder),
     }  # fmt: skip
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **surroundings}) as process,
         httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {master}"}, timeout=60
         ) as client,
     ):
         try:
@@ -95,8 +94,8 @@ def _alive(client: httpx.Client) -> bool:
         return False
 
 
-def ask(client: httpx.Client, text: str, **more: object) -> httpx.Response:
-    body = {"model": "scripted", "messages": [{"role": "user", "content": text}], **more}
+def ask(client: httpx.Client, text: str, before: Sequence[object] = (), **more: object) -> httpx.Response:
+    body = {"model": "scripted", "messages": [*before, {"role": "user", "content": text}], **more}
     return client.post("/v1/chat/completions", json=body)
 
 
@@ -111,10 +110,10 @@ def leaked(reply: httpx.Response) -> list[str]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_what_does_not_pass_neither_reaches_the_model_nor_leaves_it(
-    start: Start, model: Other, tmp_path: Path, stream: bool
+    keyed: Callable[..., tuple[Service, str]], model: Other, tmp_path: Path, stream: bool
 ) -> None:
-    service = start(script=[FINE, FINE, BAD, FINE, BAD])
-    with proxy(tmp_path, service.url, model.url) as client:
+    service, key = keyed(script=[FINE, FINE, BAD, FINE, BAD])
+    with proxy(tmp_path, service.url, model.url, key) as client:
         fine = ask(client, "How are boats made?", stream=stream)
         assert fine.status_code == 200 and leaked(fine) == [word.strip() for word in WORDS], fine.text
         assert len(questions(model)) == 1 and service.saw("How are boats made?") and service.saw("".join(WORDS))
@@ -129,10 +128,15 @@ def test_what_does_not_pass_neither_reaches_the_model_nor_leaves_it(
         assert len(questions(model)) == 2
 
         service.engine.answer_by_hash()
+        turns = [{"role": "user", "content": "Rafts?"}, {"role": "assistant", "content": "Logs."}]
+        ask(client, "And barges?", before=turns, stream=stream)
+        assert all(service.saw(text) for text in ("Rafts?", "Logs.", "And barges?"))
+
+        before = len(questions(model))
         service.engine.poison = (service.tokenizer.encode("poison"), RuntimeError("broken"))
         unjudged = ask(client, "poison", stream=stream)
         assert unjudged.status_code == 500 and leaked(unjudged) == [], unjudged.text
-        assert len(questions(model)) == 2, "the model was asked what nobody judged"
+        assert len(questions(model)) == before, "the model was asked what nobody judged"
 
 
 def test_nothing_passes_where_nobody_judges(model: Other, tmp_path: Path) -> None:
