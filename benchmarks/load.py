@@ -74,13 +74,17 @@ async def clients(url: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def sustained(client: httpx.AsyncClient, bodies: Sequence[bytes]) -> None:
-    """All bodies, by `CLIENTS` who each send the next one as soon as they are answered."""
+async def sustained(url: str, bodies: Sequence[bytes]) -> None:
+    """All bodies, by `CLIENTS` who each send the next one as soon as they are answered.
+
+    Each has a connection of its own: httpx's pool looks at all of its connections at each request.
+    """
     waiting = iter(bodies)
 
     async def one() -> None:
-        for content in waiting:
-            (await client.post(PATH, content=content)).raise_for_status()
+        async with clients(url) as client:
+            for content in waiting:
+                (await client.post(PATH, content=content)).raise_for_status()
 
     await asyncio.gather(*(one() for _ in range(CLIENTS)))
 
@@ -132,15 +136,9 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def shared(url: str, moderator: Moderator, tasks: Sequence[Task], rounds: int) -> dict[str, float]:
     """Comments a second that 64 clients get, and that the engine judges at once."""
     bodies = [body([task.item.text]) for task in tasks]
-    with asyncio.Runner() as runner:
-
-        async def everybody() -> None:
-            async with clients(url) as client:
-                await sustained(client, bodies)
-
-        took = in_turns(
-            {"service": lambda: runner.run(everybody()), "engine": lambda: moderator.judge_many(tasks)}, rounds
-        )
+    took = in_turns(
+        {"service": lambda: asyncio.run(sustained(url, bodies)), "engine": lambda: moderator.judge_many(tasks)}, rounds
+    )
     found = {name: round(len(tasks) / each, 1) for name, each in took.items()}
     return found | {"share": round(took["engine"] / took["service"], 3)}
 
