@@ -210,9 +210,16 @@ def serve(
     model: ModelOption = None,
     policy: Annotated[str | None, typer.Option(help="Id of the policy of requests that name none.")] = None,
     policies: PoliciesOption = None,
+    assistant: Annotated[
+        str | None, typer.Option(help="URL of the OpenAI-compatible API behind the chat, or a model of your own.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of keys; without one, no key is asked for.")] = None,
 ) -> None:
     """Serve the HTTP API until interrupted. Every other setting: GUARD_* variables or guard.yaml."""
-    settings = load_settings(host=host, port=port, model=model, service_policy=policy, policies=policies or None)
+    settings = load_settings(
+        host=host, port=port, model=model, service_policy=policy, policies=policies or None, assistant=assistant,
+        keys=keys,
+    )  # fmt: skip
     from guard.service.server import serve as serve_http
 
     serve_http(settings)

@@ -13,6 +13,7 @@
     │   ├── NotPermitted        the key does not allow it
     │   ├── RateLimited         the key has used up what it may ask in a minute
     │   ├── InvalidFile         a file to scan is missing, unreadable, or lacks a column
+    │   ├── AssistantRefused    the assistant behind the chat does not take the request
     │   └── PromiseRefused      the labels do not carry what `guard calibrate` is to promise
     ├── SetupError            the operator's files are wrong
     │   ├── InvalidPolicy       a policy or a template does not hold
@@ -23,7 +24,8 @@
         ├── EngineError         scoring failed; the item got no verdict
         ├── Overloaded          the queue is full: come again
         ├── DeadlineExceeded    the request waited too long and was not begun
-        └── NotReady            the engine does not answer
+        ├── NotReady            the engine does not answer
+        └── AssistantFailed     the assistant behind the chat does not answer, or not as it should
 
 Each carries `message` (what was wrong and where), `hint` (what to do) and a stable `code`.
 """
@@ -101,6 +103,10 @@ class InvalidFile(InputError):
     code = "invalid_file"
 
 
+class AssistantRefused(InputError):
+    code = "assistant_refused"
+
+
 class PromiseRefused(InputError):
     code = "promise_refused"
 
@@ -145,6 +151,10 @@ class NotReady(RunError):
     code = "not_ready"
 
 
+class AssistantFailed(RunError):
+    code = "assistant_failed"
+
+
 EXIT_ACCEPTED, EXIT_FLAGGED, EXIT_ERROR, EXIT_ROW_ERRORS = 0, 1, 2, 3
 
 # One row per leaf: HTTP status, exit status. A test fails when a leaf has no row.
@@ -169,6 +179,8 @@ STATUS: dict[type[GuardError], tuple[int, int]] = {
     Overloaded: (429, EXIT_ERROR),
     DeadlineExceeded: (503, EXIT_ERROR),
     NotReady: (503, EXIT_ERROR),
+    AssistantRefused: (400, EXIT_ERROR),
+    AssistantFailed: (502, EXIT_ERROR),
 }
 
 

@@ -50,6 +50,9 @@ class Fail(StrEnum):
     OPEN = "open"
 
 
+ANONYMOUS = "anonymous"  # the id of whoever asks a service without keys
+
+
 class Key(BaseModel):
     """What is known of a key, which is all but its secret. Times are UTC; `policy` None: the request chooses."""
 
@@ -65,6 +68,11 @@ class Key(BaseModel):
     fail: Fail = Fail.CLOSED
     created: datetime
     revoked: datetime | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        """Is it nobody's in particular?"""
+        return self.id == ANONYMOUS
 
 
 class KeyBook:

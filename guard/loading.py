@@ -6,15 +6,16 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from guard.calibration import Calibration
-from guard.engine.request import Engine
+from guard.engine.request import Engine, RunningEngine
 from guard.engine.sizing import Machine, Shape
 from guard.errors import ModelUnavailable
 from guard.moderator import Moderator
 from guard.resources import shipped
 from guard.settings import Settings
-from guard.tokenizer import load_tokenizer
+from guard.tokenizer import Tokenizer, load_tokenizer
 
 
 def load_moderator(settings: Settings, *, apart: bool = False) -> Moderator:
@@ -39,6 +40,24 @@ def load_moderator(settings: Settings, *, apart: bool = False) -> Moderator:
         engine, tokenizer, calibration=Calibration.load(folder), languages=_languages(folder),
         settings=settings,
     )  # fmt: skip
+
+
+def load_speaker(settings: Settings, judge: Moderator) -> tuple[RunningEngine[Any], Tokenizer]:
+    """The model that answers in a chat, in a process of its own; the judge's own engine where it is the same model.
+
+    Raises `ModelUnavailable`.
+    """
+    assert settings.assistant is not None
+    if settings.assistant == settings.model:
+        engine, tokenizer = judge.engine, judge.tokenizer
+    else:
+        from guard.engine.process import EngineProcess
+
+        tokenizer = load_tokenizer(folder_of(settings.assistant))
+        engine = EngineProcess(partial(load_engine, settings.model_copy(update={"model": settings.assistant})))
+    if not isinstance(engine, RunningEngine):
+        raise ModelUnavailable(f"{settings.assistant}: this model cannot make text.", hint="Name another assistant.")
+    return engine, tokenizer
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -170,7 +170,7 @@ class Moderator:
         return Verdict(**self._judged_by(policy), decision=Decision.ERROR, error=failure(error), reason="error")
 
     def ask(self, task: Task, encode: Callable[[str], list[int]] | None = None) -> Asked:
-        """What there is to be asked about a task. `encode`: the tokenizer's, or that of a caller who remembers words."""
+        """What there is to be asked about a task. `encode`: the tokenizer's, or a caller's that remembers words."""
         ruled = self._by_rule(task)
         if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
             return Asked(task, ruled=ruled)  # the model could add nothing

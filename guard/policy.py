@@ -213,6 +213,15 @@ class Policy(_Data):
     calibration: FittedCalibration | None = None
     evidence: Evidence | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _categories_are_for_its_kinds(cls, data: Any) -> Any:
+        """A policy about documents need not say so again in each category."""
+        if not isinstance(data, dict) or not {*map(str, data.get("kinds") or ())} - {*ALL_KINDS}:
+            return data
+        own = data.get("categories") or ()
+        return {**data, "categories": [{"kinds": data["kinds"], **c} if isinstance(c, dict) else c for c in own]}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         ids = [category.id for category in self.categories]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -50,6 +50,24 @@ class Settings(BaseSettings):
     """Tokens that neighbouring passages share."""
     max_passages: Annotated[int, Field(ge=1)] = 64
     """Passages judged of one text; a longer one is marked `truncated` and never simply accepted."""
+    assistant: str | None = None
+    """The assistant behind the chat: the URL of an OpenAI-compatible API, such as http://127.0.0.1:8000/v1, or a model,
+    named as in `model` (the same one is loaded once); none: the chat is not offered."""
+    assistant_key: SecretStr | None = None
+    """Bearer key for that URL."""
+    assistant_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """An assistant that says nothing for so long has failed."""
+    safe_prompt: bool = False
+    """Begin every chat with the guardrail system prompt; a request's own `safe_prompt` goes before."""
+    document_policy: str = "injection"
+    """The policy of tool results and documents in a chat."""
+    release: Literal["hold", "block", "score"] = "hold"
+    """How an answer is released: `hold` once it is judged, `block` at once, but no further than `release_tokens` ahead
+    of the judge, `score` unhindered, judged at its end."""
+    release_tokens: Annotated[int, Field(ge=1)] = 32
+    """Tokens that may have left beyond the first prefix of an answer that is not acceptable."""
+    max_chats: Annotated[int, Field(ge=1)] = 64
+    """Chats at once; beyond that a request gets 429 with Retry-After."""
     host: str = "127.0.0.1"
     """Address that `guard serve` listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080

@@ -18,9 +18,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
-from guard.errors import GuardError, ModelUnavailable
+from guard.errors import GuardError, InvalidRequest, ModelUnavailable
 
 _PROBE = "x"  # stands for the user's text where the chat format is taken apart
+_UNKNOWN_ORDER = "The model's chat format does not know this order of roles."
+_MARKS, _MOST_MARKS = 0xE000, 6400  # characters for private use, which no chat format has
 
 # Literals that some chat format reads as structure. They are broken up in user text under every tokenizer, because in
 # Mistral v0.1, for one, `[INST]` is ordinary text and no tokenizer setting protects it.
@@ -42,6 +44,13 @@ class Tokenizer(Protocol):
 
     def frame(self) -> tuple[list[int], list[int]]:
         """The ids before and after a single user message, up to where the model's answer begins."""
+        ...
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """The ids of a conversation of (role, text), up to where the model's answer begins.
+
+        Texts hold no control tokens. Raises `InvalidRequest` for roles or an order that the chat format does not know.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -93,7 +102,8 @@ class HFTokenizer:
         if terminator is None:
             raise ModelUnavailable(f"{folder}: tokenizer_config.json names no eos_token.", hint="Add it.")
         self.terminator: int = terminator
-        self._before, self._after = self._taken_apart(_chat_renderer(folder, config))
+        self._render = _chat_renderer(folder, config)
+        self._before, self._after = self._taken_apart(lambda text: self._render([("user", text)]))
 
     def frame(self) -> tuple[list[int], list[int]]:
         return list(self._before), list(self._after)
@@ -109,6 +119,29 @@ class HFTokenizer:
         before = [id_ for id_, (_, end) in spans if end <= at]
         after = [id_ for id_, (start, _) in spans if start > at]
         return before, after
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        # The format is rendered around marks that stand for the texts, each of one character of its own, and encoded
+        # with its control tokens; what stands at a mark is then encoded without any.
+        marks = [chr(_MARKS + i) for i in range(len(messages))]
+        if len(marks) > _MOST_MARKS:
+            raise InvalidRequest(f"A conversation of {len(marks)} messages is too long.", param="messages")
+        try:
+            shown = self._render([(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
+        except TemplateError as cause:
+            raise InvalidRequest(_UNKNOWN_ORDER, param="messages") from cause
+        encoding = self._parsing.encode(shown, add_special_tokens=False)
+        text_of = {mark: text for mark, (_, text) in zip(marks, messages, strict=True)}
+        ids: list[int] = []
+        for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            covered = [text_of.pop(c) for c in shown[start:end] if c in text_of]  # a mark may be several tokens
+            if covered or any(c in marks for c in shown[start:end]):
+                ids += [i for text in covered for i in self.encode(defuse(text, self.literals))]
+            else:
+                ids.append(id_)
+        if text_of:
+            raise InvalidRequest("The model's chat format leaves out one of the messages.", param="messages")
+        return ids
 
     def encode(self, text: str) -> list[int]:
         encoding = self._plain.encode(text, add_special_tokens=False)
@@ -135,7 +168,8 @@ class MistralTokenizer:
 
     def __init__(self, path: Path) -> None:
         try:
-            from mistral_common.protocol.instruct.messages import UserMessage
+            from mistral_common.exceptions import MistralCommonException
+            from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
             from mistral_common.protocol.instruct.request import ChatCompletionRequest
             from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as Upstream
         except ImportError as cause:
@@ -144,18 +178,29 @@ class MistralTokenizer:
             ) from cause
         upstream: Any = Upstream.from_file(str(path))
         self._raw: Any = upstream.instruct_tokenizer.tokenizer
-        self._chat: Callable[[str], list[int]] = lambda text: (
-            upstream.encode_chat_completion(ChatCompletionRequest(messages=[UserMessage(content=text)])).tokens
-        )
+        kinds = {"user": UserMessage, "assistant": AssistantMessage, "system": SystemMessage}
+
+        def chat(messages: Sequence[tuple[str, str]]) -> list[int]:
+            try:
+                told = [kinds[role](content=text) for role, text in messages]
+                ids: list[int] = upstream.encode_chat_completion(ChatCompletionRequest(messages=told)).tokens
+            except (KeyError, MistralCommonException) as cause:
+                raise InvalidRequest(_UNKNOWN_ORDER, param="messages") from cause
+            return ids
+
+        self._chat = chat
         self._special: frozenset[int] = frozenset(self._raw.special_ids)
         self.size: int = self._raw.n_words
         self.terminator: int = self._raw.eos_id
         self.literals = _unique([*map(self._raw.id_to_piece, sorted(self._raw.special_ids)), *CHAT_LITERALS])
 
     def frame(self) -> tuple[list[int], list[int]]:
-        ids = self._chat(_PROBE)
-        at = _probe_position(ids, self._chat("y"))
+        ids = self._chat([("user", _PROBE)])
+        at = _probe_position(ids, self._chat([("user", "y")]))
         return ids[:at], ids[at + 1 :]
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        return self._chat([(role, defuse(text, self.literals)) for role, text in messages])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._raw.encode(text, bos=False, eos=False)
@@ -238,7 +283,7 @@ def _load_fast(raw: dict[str, Any]) -> FastTokenizer:
     return fast
 
 
-def _chat_renderer(folder: Path, config: dict[str, Any]) -> Callable[[str], str]:
+def _chat_renderer(folder: Path, config: dict[str, Any]) -> Callable[[Sequence[tuple[str, str]]], str]:
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several named templates
@@ -256,9 +301,9 @@ def _chat_renderer(folder: Path, config: dict[str, Any]) -> Callable[[str], str]
     tokens = {"bos_token": "", "eos_token": ""}
     tokens |= {name: _content(value) or "" for name, value in config.items() if re.fullmatch("[a-z]+_token", name)}
 
-    def render(text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        return template.render(messages=messages, add_generation_prompt=True, **tokens)
+    def render(messages: Sequence[tuple[str, str]]) -> str:
+        told = [{"role": role, "content": text} for role, text in messages]
+        return template.render(messages=told, add_generation_prompt=True, **tokens)
 
     return render
 

@@ -19,6 +19,11 @@ def load_yaml(path: Path, model: type[Model], error: type[GuardError] = InvalidP
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read: {cause}", hint="Name a readable UTF-8 file.") from cause
+    return read_yaml(text, path, model, error)
+
+
+def read_yaml(text: str, path: Path, model: type[Model], error: type[GuardError] = InvalidPolicy) -> Model:
+    """Read a file's text into `model`, as `load_yaml` does."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_repeated_keys(path, tree, error)

@@ -26,6 +26,8 @@ CODES = {
     "MethodNotAllowed": "method_not_allowed",
     "ModelUnavailable": "model_unavailable",
     "NotOffered": "not_offered",
+    "AssistantRefused": "assistant_refused",
+    "AssistantFailed": "assistant_failed",
     "NotPermitted": "not_permitted",
     "NotReady": "not_ready",
     "Overloaded": "overloaded",

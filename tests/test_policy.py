@@ -526,3 +526,14 @@ def test_an_unknown_policy_is_named_with_those_that_are_known(name: str):
 
 def test_a_category_without_a_name_is_called_by_its_id():
     assert policy(category("a/b")).categories[0].name == "a/b"
+
+
+def test_the_categories_of_a_policy_about_documents_are_about_documents(tmp_path: Path):
+    text = "id: mine\nversion: 1\nkinds: [document, prompt]\ncategories:\n  - {id: a, description: one}\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text + "  - {id: b, description: two, kinds: [prompt]}\n")
+    one = load_policy(path)
+    assert [c.kinds for c in one.categories] == [(Kind.DOCUMENT, Kind.PROMPT), (Kind.PROMPT,)]
+    path.write_text(text + "  - 5\n")
+    with pytest.raises(InvalidPolicy, match="categories"):
+        load_policy(path)

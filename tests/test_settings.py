@@ -19,6 +19,8 @@ DEFAULTS = {
     "passage_overlap": 32, "max_passages": 64, "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
     "max_inputs": 1024, "queue_tokens": 262144, "service_tokens": 16384, "deadline_seconds": 30.0,
     "weights": "full", "suggestions": None,
+    "assistant": None, "assistant_key": None, "assistant_seconds": 60.0, "safe_prompt": False,
+    "document_policy": "injection", "release": "hold", "release_tokens": 32, "max_chats": 64,
     "keys": None, "open_access": False, "mode": "enforce", "fail": "closed",
 }  # fmt: skip
 

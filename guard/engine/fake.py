@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from guard.engine.request import BASE, Ended, Growing, Ids, LogProbs, Request, Sampling
@@ -77,6 +77,7 @@ class FakeStream:
         """There is nothing to give back."""
 
 
+@dataclass(eq=False)
 class Echo(Growing):
     """A text that repeats its prompt as far as it may."""
 

@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse
 
 import guard
 from guard.errors import STATUS, NotReady
-from guard.keys import Fail, Key, KeyBook, Mode
+from guard.keys import ANONYMOUS, Fail, Key, KeyBook, Mode
 from guard.moderator import Moderator
-from guard.service import litellm, mistral, moderations, openai, perspective, sglang
+from guard.service import chat, check, litellm, mistral, moderations, openai, perspective, playground, sglang
+from guard.service.assistant import assistant_of
 from guard.service.desk import Desk
 from guard.service.envelope import Envelope
 from guard.service.failures import ErrorBody, failed
@@ -35,9 +36,10 @@ def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     Raises `InvalidSettings` for a file of keys that is none.
     """
     desk = Desk(moderator, settings)
+    assistant = assistant_of(settings, moderator)
     book = None if settings.keys is None else KeyBook(settings.keys, must_exist=True)
     anonymous = Key(
-        id="anonymous", name="whoever has no key", mode=Mode(settings.mode), fail=Fail(settings.fail),
+        id=ANONYMOUS, name="whoever has no key", mode=Mode(settings.mode), fail=Fail(settings.fail),
         created=datetime.now(UTC),
     )  # fmt: skip
 
@@ -45,6 +47,8 @@ def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with desk.open():
             yield
+        if assistant is not None:
+            await assistant.close()
         if book is not None:
             book.close()
 
@@ -56,8 +60,10 @@ def create_app(moderator: Moderator, settings: Settings) -> FastAPI:
     app.add_middleware(Gate, book=book, default=anonymous, exempt=_OPEN)
     app.add_middleware(Envelope, retry_after=desk.retry_after)
     app.add_exception_handler(HTTPException, _routing_failed)
-    for dialect in (moderations, openai, mistral, perspective, litellm, sglang):
+    for dialect in (moderations, openai, mistral, perspective, litellm, sglang, check):
         app.include_router(dialect.routes(desk))
+    app.include_router(chat.routes(desk, assistant))
+    app.include_router(playground.routes())
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

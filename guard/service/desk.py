@@ -46,13 +46,14 @@ _BY_CODE = {leaf.code: leaf for leaf in STATUS}
 
 class Text(NamedTuple):
     """A text of a request, and where it stands there, such as `input.3`; its kind (None: the policy's default), of an
-    answer the prompt, and of a comment the one that it replies to."""
+    answer the prompt, and of a comment the one that it replies to and its thread's title."""
 
     param: str
     text: str
     kind: Kind | None = None
     prompt: str | None = None
     parent: str | None = None
+    title: str | None = None
 
 
 class Answer(NamedTuple):
@@ -190,7 +191,8 @@ class Desk:
 
 def _task(text: Text, kind: Kind, policy: Policy) -> Task:
     try:
-        return Task(Item(text=text.text, kind=kind, prompt=text.prompt, parent=text.parent), policy)
+        item = Item(text=text.text, kind=kind, prompt=text.prompt, parent=text.parent, title=text.title)
+        return Task(item, policy)
     except InvalidItem as error:
         error.param = text.param
         raise

@@ -49,7 +49,7 @@ def failed(error: Exception, retry_after: int = 1) -> JSONResponse:
         error = _from_router(error)
     if isinstance(error, GuardError):
         status, _ = STATUS.get(type(error), STATUS[EngineError])
-        told = ErrorObject(message=str(error), type=_type(status), param=error.param, code=error.code)
+        told = error_object(error)
     else:
         _log.error("internal error: %s", described(error))
         status = 500
@@ -62,6 +62,12 @@ def failed(error: Exception, retry_after: int = 1) -> JSONResponse:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="guard"'  # Google's client breaks on one without a parameter
     return JSONResponse(ErrorBody(error=told).model_dump(), status, headers)
+
+
+def error_object(error: GuardError) -> ErrorObject:
+    """What is told of an error of ours."""
+    status, _ = STATUS.get(type(error), STATUS[EngineError])
+    return ErrorObject(message=str(error), type=_type(status), param=error.param, code=error.code)
 
 
 def _type(status: int) -> str:

@@ -113,7 +113,7 @@ async def moderated(desk: Desk, request: Request, data: dict[str, Any]) -> Moder
     named = asked.policy or (None if model in MODELS else model)
     policy, categories = desk.bound(request, named, desk.settings.service_policy, asked.categories)
     answers = await desk.judge(request, asked.texts(desk.settings.max_inputs), policy, categories)
-    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model, results=list(map(_result, answers)))
+    return ModerationResponse(id=f"modr-{uuid.uuid4().hex}", model=model, results=list(map(moderation_result, answers)))
 
 
 def _models(desk: Desk) -> list[str]:
@@ -144,7 +144,7 @@ def _part(i: int, value: Any) -> str:
     raise InvalidRequest(f"input.{i}: neither a string nor a text part.", param=f"input.{i}")
 
 
-def _result(answer: Answer) -> Result:
+def moderation_result(answer: Answer) -> Result:
     """OpenAI's categories that were not asked are false with score 0; the policy's own stand beside them."""
     computed = answer.scores
     scores = dict.fromkeys(CATEGORIES, 0.0) | computed

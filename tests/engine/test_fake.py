@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from guard.engine.fake import FakeEngine
-from guard.engine.request import Request
+from guard.engine.request import Ended, Request, Sampling
 from guard.errors import EngineError
 
 
@@ -82,3 +82,19 @@ def test_it_says_what_it_is():
         4096,
         100,
     )
+
+
+def test_a_running_text_is_answered_as_a_whole_one():
+    engine = FakeEngine()
+    stream = engine.stream()
+    engine.extend(stream, (1, 2))
+    engine.extend(stream, (3,))
+    whole = Request(((1,), (2, 3, 4), (5,)), ((7,), (8,)), 9)
+    assert engine.ask(stream, [Request(((), (4,), (5,)), ((7,), (8,)), 9)]) == engine.score([whole])
+
+
+def test_what_it_generates_is_its_prompt():
+    made = FakeEngine().generate((1, 2, 3), Sampling())
+    assert (list(made), made.ended) == ([1, 2, 3], Ended.STOP)
+    short = FakeEngine().generate((1, 2, 3), Sampling(max_tokens=2))
+    assert (list(short), short.ended) == ([1, 2], Ended.LENGTH)

@@ -122,7 +122,7 @@ def test_a_stopping_server_answers_those_who_still_wait(tokenizer: Tokenizer, mo
 
 
 def test_what_the_router_refuses_has_the_error_object_too(service: Service) -> None:
-    for path in ("/", "/v1", "/v1/moderations/", "/v1/models/a/b", "/v1/chat", "/docs", "/%ff%00"):
+    for path in ("/v1", "/v1/moderations/", "/v1/models/a/b", "/v1/chat", "/docs", "/%ff%00"):
         error = error_of(service.http.get(path), 404)
         assert (error["code"], error["type"], error["param"]) == ("unknown_path", "invalid_request_error", None)
     refused = service.http.get("/v1/moderations")
@@ -178,7 +178,8 @@ def test_the_openapi_document_tells_the_truth(service: Service) -> None:
         "/v1/moderations", "/v1/chat/moderations", "/v1/models", "/v1/models/{name}", "/healthz", "/readyz",
         "/openai/v1/moderations", "/openai/v1/models", "/openai/v1/models/{name}", "/mistral/v1/moderations",
         "/mistral/v1/chat/moderations", "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore",
-        "/beta/litellm_basic_guardrail_api", "/v1/score",
+        "/beta/litellm_basic_guardrail_api", "/v1/score", "/v1/chat/completions", "/openai/v1/chat/completions",
+        "/v1/guard", "/v1/guard/policies",
     }  # fmt: skip
     post = document["paths"]["/v1/moderations"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
