@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import httpx
 
 from guard.engine.request import Ended, Growing, RunningEngine, Sampling
-from guard.errors import AssistantFailed, AssistantRefused, GuardError, InvalidRequest, Overloaded
+from guard.errors import AssistantFailed, AssistantRefused, EngineError, GuardError, InvalidRequest, Overloaded
 from guard.loading import load_speaker
 from guard.moderator import Moderator
 from guard.service.conversation import Message
@@ -158,7 +158,7 @@ class LocalAssistant:
                 top_p=_number(body, "top_p", 1.0), seed=int(_number(body, "seed", random.getrandbits(62))),
                 stops=frozenset([self._tokenizer.terminator]),
             )  # fmt: skip
-        except GuardError as cause:
+        except EngineError as cause:
             raise InvalidRequest(cause.message) from cause
         return tuple(self._tokenizer.chat(_merged(told))), sampling, stops
 

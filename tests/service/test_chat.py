@@ -139,11 +139,8 @@ def test_no_more_than_the_bound_leaves_wherever_the_passage_stands(
         context = Item(text="-", kind=Kind.ANSWER, prompt="Hello you")
         policy = chat.moderator.policies.get("moderation-13")
         prefixes = [said[: i + 1] for i in range(len(said))]
-        flagged = next(
-            (p for p in prefixes if not chat.moderator.judge(context.model_copy(update={"text": p}), policy=policy).accepted),
-            None,
-        )  # fmt: skip
-        assert flagged is not None
+        items = (context.model_copy(update={"text": prefix}) for prefix in prefixes)
+        flagged = next(item.text for item in items if not chat.moderator.judge(item, policy=policy).accepted)
         beyond = len(tokenizer.encode(text[len(flagged) :]))
         assert beyond <= (ahead if mode == "block" else 0), (offset, text)
         if mode == "hold":
@@ -152,7 +149,7 @@ def test_no_more_than_the_bound_leaves_wherever_the_passage_stands(
 
 def test_in_block_mode_text_leaves_at_once_and_the_stream_is_ended_when_it_is_flagged(opened: Open) -> None:
     chat = opened(release="block", release_tokens=1000)
-    chat.assistant.script = [[*"one two three".split(), f" {BAD}", " tail", " tail"]]
+    chat.assistant.script = [["one", " two", " three", f" {BAD}", " tail", " tail"]]
     chat.assistant.pause = 0.2
     text, reason = chat.text()
     assert reason == "content_filter" and BAD in text and "tail" not in text
@@ -209,8 +206,8 @@ def test_probabilities_pass_without_their_alternatives(chat: Chat) -> None:
 
 def test_several_choices_are_guarded_each(chat: Chat) -> None:
     chat.assistant.script = [[
-        chunk({"content": "good"}, index=0), chunk({"content": f"bad {BAD}"}, index=1), chunk({"content": " more"}, index=1),
-        chunk({"content": " still good"}, index=0), chunk({}, "stop", index=1), chunk({"content": "not asked for"}, index=7),
+        chunk({"content": "good"}), chunk({"content": f"bad {BAD}"}, index=1), chunk({"content": " more"}, index=1),
+        chunk({"content": " still good"}), chunk({}, "stop", index=1), chunk({"content": "not asked for"}, index=7),
     ]]  # fmt: skip
     texts, reasons = ["", ""], ["", ""]
     for each in chat.stream(n=2):
@@ -356,7 +353,7 @@ def misbehaving(tokenizer: Tokenizer) -> dict[str, Callable[[Any], None]]:
 
 @pytest.mark.parametrize("how", sorted(misbehaving(None)))  # type: ignore[arg-type]
 def test_an_assistant_that_misbehaves(opened: Open, how: str) -> None:
-    """An error with a status before anything was said, one in the stream behind it; never a hang, never a torn stream."""
+    """An error with a status before anything was said, else one in the stream; never a hang, never a torn stream."""
     chat = opened(assistant_seconds=1.0)
     chat.assistant.script = [misbehaving(None)[how]]  # type: ignore[arg-type]
     reply = chat.http.post("/v1/chat/completions", json={"messages": HELLO, "stream": True})
@@ -418,7 +415,8 @@ def test_no_more_chats_at_once_than_there_are_places(opened: Open) -> None:
         ({"messages": HELLO, "n": 100}, 400, "n"), ({"messages": HELLO, "documents": [5]}, 400, "documents.0"),
         ({"messages": HELLO, "policy": "none such"}, 400, "policy"),
         ({"messages": HELLO, "policy": "forum-comments"}, 400, "kind"),
-        ({"messages": HELLO, "moderation": {"policy": {"output": {"mode": "off"}}}}, 400, "moderation.policy.output.mode"),
+        ({"messages": HELLO, "moderation": {"policy": {"output": {"mode": "off"}}}}, 400,
+         "moderation.policy.output.mode"),
     ],
 )  # fmt: skip
 def test_bad_requests_name_the_field(chat: Chat, body: dict[str, Any], status: int, param: str) -> None:
