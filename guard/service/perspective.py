@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from guard.errors import InvalidRequest, NotOffered
+from guard.errors import STATUS, InvalidRequest, NotOffered
 from guard.item import Kind
 from guard.policy import Policy, load_policy
 from guard.resources import shipped
@@ -124,7 +124,7 @@ class AnalyzeResponse(BaseModel):
 
 def routes(desk: Desk) -> APIRouter:
     """The endpoints, to be included in an application."""
-    router = APIRouter()
+    router = APIRouter(responses={status: {"model": GoogleErrorBody} for status, _ in STATUS.values()})
 
     @router.post(
         f"{ROOT}comments:analyze", response_model=AnalyzeResponse, response_model_exclude_none=True,
@@ -256,15 +256,30 @@ async def _answered(desk: Desk, work: Callable[[], Awaitable[BaseModel]]) -> Bas
         return failed_as_google(error, desk.batcher.retry_after())
 
 
+class GoogleError(BaseModel):
+    """As Google's APIs form one; `details` hold our own code and the field that was wrong."""
+
+    code: int
+    message: str
+    status: str
+    details: list[dict[str, str | None]]
+
+
+class GoogleErrorBody(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: GoogleError
+
+
 def failed_as_google(error: Exception, retry_after: int = 1) -> JSONResponse:
     """The answer to a request that met `error`, as Google's APIs form it."""
     ours = failed(error, retry_after)
     told = json.loads(bytes(ours.body))["error"]
     status = _STATUS.get(ours.status_code, "INTERNAL")
     details = [{"reason": told["code"], "param": told["param"]}]
-    body = {"error": {"code": ours.status_code, "message": told["message"], "status": status, "details": details}}
+    error = GoogleError(code=ours.status_code, message=told["message"], status=status, details=details)
     headers = {name: ours.headers[name] for name in ("retry-after", "www-authenticate") if name in ours.headers}
-    return JSONResponse(body, ours.status_code, headers)
+    return JSONResponse(GoogleErrorBody(error=error).model_dump(), ours.status_code, headers)
 
 
 def _discovery(root: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -23,8 +23,8 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(shipped("models") / "embedded")
 
 
-@pytest.fixture
-def start(tokenizer: Tokenizer) -> Iterator[Callable[..., Service]]:
+@contextmanager
+def starting(tokenizer: Tokenizer) -> Iterator[Callable[..., Service]]:
     """Starts services. `script` is what the engine answers after the self-test; other keywords are settings."""
     with ExitStack() as stack:
 
@@ -40,6 +40,19 @@ def start(tokenizer: Tokenizer) -> Iterator[Callable[..., Service]]:
             until(lambda: http.get("/readyz").status_code == 200)
             return Service(engine, moderator, tokenizer, app.state.desk, url, http, sdk)
 
+        yield started
+
+
+@pytest.fixture
+def start(tokenizer: Tokenizer) -> Iterator[Callable[..., Service]]:
+    with starting(tokenizer) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def module_start(tokenizer: Tokenizer) -> Iterator[Callable[..., Service]]:
+    """As `start`, for services that a module's tests share."""
+    with starting(tokenizer) as started:
         yield started
 
 
