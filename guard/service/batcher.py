@@ -88,6 +88,7 @@ class Batcher(Generic[Task, Answer]):
         self._answer, self._failed, self._tokens = answer, failed, tokens
         self._settings = settings
         self._stalled_after = stalled_after
+        self._most_ahead = settings.queue_batches * settings.service_tokens
         self._wake = threading.Condition()  # guards all that follows
         self._line: deque[_Ask[Task, Answer]] = deque()  # asks with tasks that the worker has not taken
         self._asks: set[_Ask[Task, Answer]] = set()  # asks without an answer
@@ -121,7 +122,8 @@ class Batcher(Generic[Task, Answer]):
 
     def retry_after(self) -> int:
         """Whole seconds until what waits now should have been answered."""
-        return min(60, max(1, math.ceil(self._seconds_waiting())))
+        seconds = self.waiting / self._rate if self._rate else 0.0
+        return min(60, max(1, math.ceil(seconds)))
 
     async def submit(self, tasks: Sequence[Task], param: str = "input") -> list[Answer]:
         """One answer per task, in order. `param` is the field of the request that holds the tasks, for an error.
@@ -162,18 +164,17 @@ class Batcher(Generic[Task, Answer]):
             if self.waiting + more > limit:
                 raise Overloaded(f"About {self.waiting} of {limit} tokens are waiting.", hint="Try again later.")
             # refused now, and not answered too late: by then the client has given up and the work was for nobody
-            if self._seconds_waiting() > longest:
-                raise Overloaded(
-                    f"About {self.waiting} tokens are waiting, more than are read in {longest:g} seconds.",
-                    hint="Try again later.",
-                )
+            if (self._rate and self.waiting / self._rate > longest) or self._ahead(more) > self._most_ahead:
+                raise Overloaded(f"About {self.waiting} tokens are waiting before it.", hint="Try again later.")
             self._line.append(ask)
             self._asks.add(ask)
             self.waiting += more
             self._wake.notify()
 
-    def _seconds_waiting(self) -> float:
-        return self.waiting / self._rate if self._rate else 0.0
+    def _ahead(self, tokens: int) -> int:
+        """How many tokens are judged before an ask of so many is: of each other one, since all take turns, no more than
+        it has itself."""
+        return sum(min(ask.waiting, tokens) for ask in self._line)
 
     def _check_deadline(self, ask: _Ask[Task, Answer]) -> None:
         """Raises `DeadlineExceeded` for an ask that should have been begun by now."""

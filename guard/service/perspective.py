@@ -277,9 +277,9 @@ def failed_as_google(error: Exception, retry_after: int = 1) -> JSONResponse:
     told = json.loads(bytes(ours.body))["error"]
     status = _STATUS.get(ours.status_code, "INTERNAL")
     details = [{"reason": told["code"], "param": told["param"]}]
-    error = GoogleError(code=ours.status_code, message=told["message"], status=status, details=details)
+    google = GoogleError(code=ours.status_code, message=told["message"], status=status, details=details)
     headers = {name: ours.headers[name] for name in ("retry-after", "www-authenticate") if name in ours.headers}
-    return JSONResponse(GoogleErrorBody(error=error).model_dump(), ours.status_code, headers)
+    return JSONResponse(GoogleErrorBody(error=google).model_dump(), ours.status_code, headers)
 
 
 def _discovery(root: str) -> dict[str, Any]:

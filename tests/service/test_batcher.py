@@ -152,6 +152,27 @@ def test_tokens_of_a_text_are_a_quarter_of_its_bytes_up_to_what_is_read() -> Non
     ]  # fmt: skip
 
 
+def test_no_more_is_judged_before_a_request_than_some_batches(run: Run) -> None:
+    """Of each request that waits no more counts than the newcomer has itself, because all take turns."""
+
+    async def body(bench: Bench) -> None:
+        first = await bench.held()
+        large = bench.submit(*[f"large {i}" for i in range(40)])
+        await pause()
+        small = [bench.submit(f"small {i}") for i in range(5)]
+        await pause()
+        assert not any(task.done() for task in small), "of the large request one text is before each of them"
+        more = [bench.submit(f"more {i}") for i in range(4)]
+        await pause()
+        assert [isinstance(task.exception(), Overloaded) for task in more if task.done()] == [True] * 3
+        with pytest.raises(Overloaded):
+            await bench.submit(*[f"also large {i}" for i in range(9)])
+        bench.engine.go()
+        await asyncio.gather(first, large, *small, more[0])
+
+    run(body, service_tokens=3 * 26, queue_batches=2)
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_again(run: Run) -> None:
     async def body(bench: Bench) -> None:
         first = await bench.held()
@@ -347,7 +368,7 @@ def test_what_would_wait_too_long_at_the_pace_of_late_is_refused() -> None:
         await batcher.submit([1, 2, 3])
         waiting = asyncio.create_task(batcher.submit(range(40)))  # two seconds, or more on a busy machine
         await pause()
-        with pytest.raises(Overloaded, match="more than are read in 1 seconds"):
+        with pytest.raises(Overloaded, match="are waiting before it"):
             await batcher.submit([1])
         assert 2 <= batcher.retry_after() <= 60
         pace.seconds = 0
@@ -371,7 +392,7 @@ def test_a_slow_task_alone_says_nothing_about_the_pace() -> None:
         await batcher.submit([1])
         await two_large_requests(pace, batcher)  # at that pace the first one would take half a minute
 
-    paced(body, service_tokens=1000, deadline_seconds=1)
+    paced(body, service_tokens=1000, deadline_seconds=1, queue_batches=100)
 
 
 def test_fast_tasks_alone_mend_a_pace_that_was_slow() -> None:
@@ -391,7 +412,7 @@ def test_fast_tasks_alone_mend_a_pace_that_was_slow() -> None:
             await batcher.submit([1])
         await two_large_requests(pace, batcher)
 
-    paced(body, service_tokens=1000, deadline_seconds=1)
+    paced(body, service_tokens=1000, deadline_seconds=1, queue_batches=100)
 
 
 def test_a_hanging_engine_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
