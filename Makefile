@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := 'torch>=2.13,<2.14'
 
-.PHONY: help demo test check format train figures eval bench bench-report wheel clean
+.PHONY: help demo test check format train figures eval bench bench-report screenshot wheel clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -64,6 +64,9 @@ bench: $(VENV)/.installed-dev ## Measure the engine and its rivals, an hour at m
 
 bench-report: $(VENV)/.installed-dev ## Write docs/performance.md and its plots from what `make bench` found
 	@$(BIN)/python -m benchmarks.report
+
+screenshot: $(VENV)/.installed-dev ## Make the README's picture of the playground; needs a Chromium
+	@$(BIN)/python -m benchmarks.screenshot
 
 wheel: $(VENV)/.installed-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -34,6 +34,7 @@ def test_the_wheel_holds_policies_templates_and_checkpoint(wheel):
     for folder, pattern in (("prompts", "**/*.yaml"), ("models/embedded", "*")):
         for path in (ROOT / folder).glob(pattern):
             assert f"guard/_shipped/{path.relative_to(ROOT)}" in names
+    assert "guard/service/playground.html" in names
     assert not [name for name in names if name.startswith(("tests/", "training/"))]
 
 
