@@ -218,7 +218,7 @@ def test_an_edit_of_the_policy_shows_what_it_changes(opened: Open) -> None:
     expect(animals).to_contain_text("New with the edit")
     expect(animals).to_contain_text("Named: block")
     expect(harassment).to_contain_text(re.compile("▼ 0.86., was 0.880"))
-    assert page.locator(".score.changed").count() >= 2
+    expect(page.locator(".score.changed")).to_have_count(2)
     page.get_by_role("button", name="Undo the edit").click()
     decides(page, "flag")
     expect(page.locator("#decision")).to_have_text("flag")
