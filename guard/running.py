@@ -28,6 +28,7 @@ from guard.verdict import Verdict
 _log = logging.getLogger(__name__)
 
 _UNSETTLED = 4  # tokens at the end of a prefix that what is written next may still change
+_STEP = 16  # settled tokens that are taken in together: a pass costs more than some tokens that are read once more
 _WORDS = 4096  # whose tokens are remembered
 
 
@@ -96,7 +97,7 @@ class Running:
             asks = [_behind(request, len(self._held), behind) for request in requests[:together]]
             yield checked(asks, engine.ask(self._stream, asks))
             settled = bodies[together - 1][:-_UNSETTLED]
-            if len(settled) > len(self._held):
+            if len(settled) - len(self._held) >= _STEP:
                 engine.extend(self._stream, settled[len(self._held) :])
                 self._held = settled
             requests = requests[together:]

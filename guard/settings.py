@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     """Texts in one request."""
     queue_tokens: Annotated[int, Field(ge=1)] = 262144
     """Tokens waiting at most, as many as 4096 texts of 64; beyond that a request gets 429 with Retry-After."""
-    service_tokens: Annotated[int, Field(ge=1)] = 2048
+    service_tokens: Annotated[int, Field(ge=1)] = 2304
     """Tokens handed to the engine together by the service; fewer let the next request begin sooner."""
     queue_batches: Annotated[int, Field(ge=1)] = 2
     """Batches of so many tokens that may be judged before a request is; beyond that it gets 429 with Retry-After."""

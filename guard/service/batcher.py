@@ -94,7 +94,7 @@ class Batcher(Generic[Task, Answer]):
         self._asks: set[_Ask[Task, Answer]] = set()  # asks without an answer
         self.waiting = 0  # tokens in the line
         self._closed = False
-        self._busy = False
+        self._in_hand = 0  # tokens of the batch that the worker is at
         self._progress = time.monotonic()
         self._rate = 0.0  # tokens a second; 0: not known yet
         self._worker: threading.Thread | None = None
@@ -117,7 +117,7 @@ class Batcher(Generic[Task, Answer]):
         """Raises `NotReady` when the worker does not run, or has been at one batch for too long."""
         if self._closed or self._worker is None or not self._worker.is_alive():
             raise NotReady("The worker does not run.", hint="The service stops or must be started again.")
-        if self._busy and time.monotonic() - self._progress > self._stalled_after:
+        if self._in_hand and time.monotonic() - self._progress > self._stalled_after:
             raise NotReady("The engine does not answer.", hint="The service must be started again.")
 
     def retry_after(self) -> int:
@@ -172,9 +172,9 @@ class Batcher(Generic[Task, Answer]):
             self._wake.notify()
 
     def _ahead(self, tokens: int) -> int:
-        """How many tokens are judged before an ask of so many is: of each other one, since all take turns, no more than
-        it has itself."""
-        return sum(min(ask.waiting, tokens) for ask in self._line)
+        """How many tokens are judged before an ask of so many is: those in hand, and of each other ask, since all take
+        turns, no more than it has itself."""
+        return self._in_hand + sum(min(ask.waiting, tokens) for ask in self._line)
 
     def _check_deadline(self, ask: _Ask[Task, Answer]) -> None:
         """Raises `DeadlineExceeded` for an ask that should have been begun by now."""
@@ -207,12 +207,12 @@ class Batcher(Generic[Task, Answer]):
     def _take(self) -> _Batch[Task, Answer] | None:
         """The next batch, as soon as there is one; None when the batcher closes."""
         with self._wake:
-            self._busy = False
+            self._in_hand = 0
             while not self._line and not self._closed:
                 self._wake.wait()
             if self._closed:
                 return None
-            self._busy, self._progress = True, time.monotonic()
+            self._progress = time.monotonic()
             parts: list[tuple[_Ask[Task, Answer], int]] = []
             tokens = 0
             while self._line:
@@ -227,6 +227,7 @@ class Batcher(Generic[Task, Answer]):
                 if ask.taken < len(ask.tasks):
                     self._line.append(ask)
             self.waiting -= tokens
+            self._in_hand = tokens
             return _Batch(parts, tokens, full=bool(self._line))
 
     def _answered(self, tasks: Sequence[Task]) -> Sequence[Answer]:
