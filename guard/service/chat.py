@@ -30,7 +30,7 @@ from guard.service.assistant import Assistant, Body
 from guard.service.conversation import Conversation
 from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody, error_object
-from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape, unless_gone
+from guard.service.incoming import Name, body_schema, read_shape, unless_gone
 from guard.service.openai import moderation_result
 from guard.service.release import STOPPED, Guarded, Mode, Terms, empty
 from guard.verdict import Decision, Verdict
@@ -119,7 +119,7 @@ def routes(desk: Desk, assistant: Assistant | None) -> APIRouter:
     @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
     @router.post("/openai/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
     async def chat_completions(request: Request) -> Response:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         asked = read_shape(ChatRequest, data)
         if assistant is None:
             raise NotOffered("No assistant stands behind this service.", hint="Set `assistant`.")

@@ -23,7 +23,7 @@ from guard.service.chat import judge_input
 from guard.service.conversation import Conversation
 from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, read_shape
 from guard.verdict import STRICTNESS, Verdict
 from guard.yamlfile import read_yaml
 
@@ -98,7 +98,7 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post("/v1/guard", openapi_extra=body_schema(CheckRequest))
     async def check(request: Request) -> CheckResponse:
-        asked = read_shape(CheckRequest, read_object(await read_body(request, desk.settings.max_body_mb)))
+        asked = read_shape(CheckRequest, await desk.read(request))
         started = time.perf_counter()
         policy, categories = _policy(desk, request, asked)
         try:

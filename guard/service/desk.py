@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -33,7 +33,7 @@ from guard.moderator import Moderator, Task
 from guard.policy import Policy, Thresholds
 from guard.service.allowance import estimated_tokens
 from guard.service.batcher import Batcher, request_tokens, text_tokens
-from guard.service.incoming import unless_gone
+from guard.service.incoming import read_body, read_object, unless_gone
 from guard.settings import Settings
 from guard.verdict import Verdict
 
@@ -127,6 +127,10 @@ class Desk:
         if key.categories is not None and not {*(categories or ())} <= {*key.categories}:
             raise NotPermitted("The key is for other categories.", hint="Name none.", param="categories")
         return policy or key.policy or default, key.categories if categories is None else categories
+
+    async def read(self, request: Request) -> dict[str, Any]:
+        """The JSON object in a request's body. Raises `InvalidRequest` and `PayloadTooLarge`."""
+        return read_object(await read_body(request, self.settings.max_body_mb))
 
     async def judge(
         self, request: Request, texts: Sequence[Text], policy: str | Policy, categories: Sequence[str] | None,

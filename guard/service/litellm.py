@@ -15,7 +15,7 @@ from guard.errors import STATUS, InvalidRequest
 from guard.item import Kind
 from guard.service.desk import Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, check_count, read_shape
 from guard.verdict import Verdict
 
 PATH = "/beta/litellm_basic_guardrail_api"
@@ -69,7 +69,7 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post(PATH, openapi_extra=body_schema(GuardrailRequest))
     async def guardrail(request: Request) -> GuardrailResponse:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         asked = read_shape(GuardrailRequest, data)
         chosen = asked.additional_provider_specific_params or Chosen()
         default = desk.settings.service_policy

@@ -17,7 +17,7 @@ from guard.item import Kind
 from guard.policy import Thresholds
 from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody
-from guard.service.incoming import Name, body_schema, check_count, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, check_count, read_shape
 from guard.verdict import Verdict
 
 # Mistral's models and the shipped policy with the categories of each; `latest` is still the older list.
@@ -124,7 +124,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post("/v1/chat/moderations", openapi_extra=body_schema(ChatModerationRequest))
     @router.post("/mistral/v1/chat/moderations", openapi_extra=body_schema(ChatModerationRequest))
     async def chat_moderations(request: Request) -> ModerationResponse:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         return await _answer(desk, request, read_shape(ChatModerationRequest, data))
 
     return router

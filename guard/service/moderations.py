@@ -11,7 +11,7 @@ from guard.errors import STATUS
 from guard.service import mistral, openai
 from guard.service.desk import Desk
 from guard.service.failures import ErrorBody
-from guard.service.incoming import body_schema, read_body, read_object
+from guard.service.incoming import body_schema
 
 
 def routes(desk: Desk) -> APIRouter:
@@ -20,17 +20,17 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post("/openai/v1/moderations", openapi_extra=body_schema(openai.ModerationRequest))
     async def of_openai(request: Request) -> openai.ModerationResponse:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         return await openai.moderated(desk, request, data)
 
     @router.post("/mistral/v1/moderations", openapi_extra=body_schema(mistral.ModerationRequest))
     async def of_mistral(request: Request) -> mistral.ModerationResponse:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         return await mistral.moderated(desk, request, data)
 
     @router.post("/v1/moderations", openapi_extra=body_schema(openai.ModerationRequest))
     async def of_either(request: Request) -> openai.ModerationResponse | mistral.ModerationResponse:
-        data = read_object(await read_body(request, desk.settings.max_body_mb))
+        data = await desk.read(request)
         if str(data.get("model")).startswith(mistral.MODELS):
             return await mistral.moderated(desk, request, data)
         return await openai.moderated(desk, request, data)

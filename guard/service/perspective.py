@@ -26,7 +26,7 @@ from guard.policy import Policy, load_policy
 from guard.resources import shipped
 from guard.service.desk import Desk, Text
 from guard.service.failures import failed
-from guard.service.incoming import Name, body_schema, read_body, read_object, read_shape
+from guard.service.incoming import Name, body_schema, read_shape
 from guard.verdict import Verdict
 
 ROOT = "/v1alpha1/"  # what is answered in Google's form
@@ -148,7 +148,7 @@ def routes(desk: Desk) -> APIRouter:
 
 
 async def _analyzed(desk: Desk, request: Request) -> AnalyzeResponse:
-    asked = read_shape(AnalyzeRequest, read_object(await read_body(request, desk.settings.max_body_mb)))
+    asked = read_shape(AnalyzeRequest, await desk.read(request))
     parent = asked.context.entries[-1].text if asked.context and asked.context.entries else None
     text = asked.comment.text
     spans = list(sentences(text)) if asked.spanAnnotations else []
@@ -182,7 +182,7 @@ async def _analyzed(desk: Desk, request: Request) -> AnalyzeResponse:
 
 async def _suggested(desk: Desk, request: Request) -> SuggestResponse:
     """A line of JSON in the operator's file: what was sent, and when. Raises `NotOffered` where there is none."""
-    asked = read_shape(SuggestRequest, read_object(await read_body(request, desk.settings.max_body_mb)))
+    asked = read_shape(SuggestRequest, await desk.read(request))
     file = desk.settings.suggestions
     if file is None:
         raise NotOffered("Corrections are not taken here.", hint="The operator sets `suggestions` to a file.")

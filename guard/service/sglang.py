@@ -21,7 +21,7 @@ from guard.errors import STATUS, GuardError, InvalidRequest, NotPermitted
 from guard.moderator import Moderator
 from guard.service.desk import Desk
 from guard.service.failures import ErrorBody
-from guard.service.incoming import body_schema, read_body, read_object, read_shape, unless_gone
+from guard.service.incoming import body_schema, read_shape, unless_gone
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def routes(desk: Desk) -> APIRouter:
         key = request.state.key
         if key.policy is not None or key.categories is not None:
             raise NotPermitted("The key is for judging under its policy.", hint="Ask the operator for another one.")
-        asked = read_shape(ScoringRequest, read_object(await read_body(request, desk.settings.max_body_mb)))
+        asked = read_shape(ScoringRequest, await desk.read(request))
         items = asked.named_items(desk.settings.max_inputs)
         # long texts take the tokenizer long, and whoever else is served must not wait for that
         requests = await asyncio.to_thread(_requests, desk.moderator, asked, items)
