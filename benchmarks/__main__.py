@@ -13,7 +13,9 @@ import time
 
 from benchmarks.measure import FOLDER
 
-BENCHMARKS = ("scoring", "questions", "latency", "window", "stream", "heads", "company", "embedded", "weights")
+BENCHMARKS = (
+    "scoring", "questions", "latency", "window", "stream", "heads", "company", "embedded", "weights", "load", "release",
+)  # fmt: skip
 
 
 def main() -> None:

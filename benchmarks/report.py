@@ -34,7 +34,19 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 def figures(found: Results) -> str:
     """All tables, in the order of the benchmarks."""
-    sections = (_scoring, _questions, _latency, _window, _stream, _heads, _company, _embedded, _weights)
+    sections = (
+        _scoring,
+        _questions,
+        _latency,
+        _window,
+        _stream,
+        _heads,
+        _company,
+        _embedded,
+        _weights,
+        _load,
+        _release,
+    )
     where = found["scoring"]
     faults = [f"{name}: {fault}" for name, line in found.items() for fault in line["faults"]]
     held = f"What did not hold: {'; '.join(faults)}." if faults else "Everything that the benchmarks promise held."
@@ -189,6 +201,54 @@ against the full weights ({line["full_a_second"]} comments a second). `adapter` 
 random numbers on every matrix, against the same weights merged:
 
 {table(head, rows)}"""
+
+
+def _load(found: Results) -> str:
+    line = found["load"]
+    crowd = line["overload"]
+    answers = ", ".join(f"{n:,} with {status}" for status, n in crowd["statuses"].items())
+    rows: list[list[object]] = [
+        [f"{line['clients']} clients, a comment each at a time: comments/s", line["service"]],
+        ["the engine on the same comments, all at once: comments/s", line["engine"]],
+        ["the clients' share of that", f"{line['share']:.0%}"],
+        ["one client: ms by HTTP", line["http_ms"]],
+        ["of which HTTP and the engine's process add: ms", line["overhead_ms"]],
+        ["99 % of the requests of 16 comments at half of the sustained rate: s", crowd["half_load_p99_s"]],
+        ["the same of those admitted at twice the sustained rate: s", crowd["accepted_p99_s"]],
+        ["times as long", crowd["wait"]],
+    ]
+    return f"""### The service under load
+
+`guard serve` with the embedded model under `{line["policy"]}`, asked over a socket by another process.
+
+{table(["", "figure"], rows)}
+
+At twice the sustained rate, for {crowd["minutes"]:g} minutes, the answers were {answers}. Memory of both processes
+over that time, MiB: {", ".join(map(str, crowd["memory_mib"]))}."""
+
+
+def _release(found: Results) -> str:
+    line = found["release"]
+    names = {"score": "judged at the end", "block": "judged behind it", "hold": "judged before it leaves"}
+    rows: list[list[object]] = [
+        [f"`{mode}`, {names[mode]}", *(f"{case[mode][key]} ({case[f'none, beside {mode}'][key]})" for key in _DELAYS)]
+        for case in (line["cases"]["paced"],)
+        for mode in names
+    ]
+    fast = {mode: line["cases"]["fast"][mode]["last_ms"] for mode in names}
+    return f"""### A streamed answer
+
+Delay of a word from when the assistant sent it to when the client has it, in ms, a word each {line["pause_ms"]:g} ms;
+in brackets the delay without a guard, in the same rounds. Each prefix of {line["words"]} words
+is judged by the embedded model.
+
+{table(["release", "first word", "median word", "99 % of the words", "last word"], rows)}
+
+Sent as fast as the assistant can, the last word comes {fast["score"]:,.0f} ms late in `score`, {fast["block"]:,.0f} in
+`block`, {fast["hold"]:,.0f} in `hold`: so long takes the judge for {line["words"]} prefixes."""
+
+
+_DELAYS = ("first_ms", "word_ms", "p99_ms", "last_ms")
 
 
 def page(text: str, found: Results) -> str:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from benchmarks.load import serving
 from benchmarks.peers.setup import ROOT
 
-PICTURE = ROOT / "docs" / "plots" / "playground.png"
+PICTURE = ROOT / "docs" / "pictures" / "playground.png"
 SIZE = (1280, 900)
 BEFORE, AFTER = "  - hard criticism of an idea, a team or a work\n", "  action: review\n"  # the edit that is shown
 
