@@ -3,11 +3,12 @@ PYTHON ?= python3
 # Another index for torch's wheels (a CUDA build, say); https://pytorch.org/get-started/locally/ lists them.
 TORCH_INDEX ?=
 VENV := .venv
+LITELLM := .venv-litellm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := 'torch>=2.13,<2.14'
 
-.PHONY: help demo test check format train figures eval bench bench-report screenshot wheel clean
+.PHONY: help demo test test-all check format train figures eval bench bench-report screenshot wheel clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,6 +37,11 @@ demo: $(VENV)/.installed ## Judge 240 forum comments that ship with the reposito
 
 test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.installed-dev ## Run all tests, with a Chromium and LiteLLM's own proxy; writes docs/test-all.md
+	@test -x $(LITELLM)/bin/litellm || { $(PYTHON) -m venv $(LITELLM) && \
+		$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]>=1.80,<2'; }
+	@GUARD_LITELLM=$(LITELLM)/bin/litellm $(BIN)/python -m tests.whole
 
 check: $(VENV)/.installed-dev ## Everything that must hold before a change lands
 	$(BIN)/ruff format --check .
@@ -72,4 +78,4 @@ wheel: $(VENV)/.installed-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) out dist build
+	rm -rf $(VENV) $(LITELLM) out dist build
