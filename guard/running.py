@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from guard.engine.request import Ids, LogProbs, Request, RunningEngine
-from guard.errors import EngineError, described
+from guard.errors import EngineError, GuardError, described
 from guard.item import Item
 from guard.moderator import Moderator, Task, checked
 from guard.policy import Policy
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _UNSETTLED = 4  # tokens at the end of a prefix that what is written next may still change
 _STEP = 16  # settled tokens that are taken in together: a pass costs more than some tokens that are read once more
+_TOGETHER = 32  # prefixes: each is its own question, and their memory grows with their number
 _WORDS = 4096  # whose tokens are remembered
 
 
@@ -36,7 +38,7 @@ class Running:
     """The prefixes of one item's text, in the order in which they are written. Not for several threads at once."""
 
     def __init__(self, moderator: Moderator, item: Item, policy: Policy) -> None:
-        """`item` brings kind and context (its text is not looked at); `policy` is narrowed to the kind."""
+        """`item` brings kind and context (its text stands for any); `policy` is narrowed to the kind."""
         self._moderator, self._item, self._policy = moderator, item, policy
         self._encode = lru_cache(_WORDS)(moderator.tokenizer.encode)
         self._known: dict[Request, LogProbs | EngineError] = {}  # of the prefix before: most passages do not change
@@ -45,8 +47,20 @@ class Running:
         self._stream: Any = None
         self._held: Ids = ()  # what the stream holds behind the policy
 
-    def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text, which goes on where the one before ends. Raises what `judge_many` raises."""
+    def prepare(self) -> None:
+        """Have the engine read what stands before the text, while its first words are still to come."""
+        asking = self._moderator.ask(Task(self._item, self._policy))
+        if self._engine is not None and asking.content is not None and (requests := asking.requests()):
+            with suppress(GuardError):  # `judge` meets it again, and says so
+                self._begin(self._engine, requests[0].segments[0], asking.content.before)
+
+    def judge(self, texts: Sequence[str]) -> Iterator[Verdict]:
+        """One verdict for each text, which goes on where the one before ends, as they are found: those that nobody
+        waits for are not looked for. Raises what `judge_many` raises."""
+        for first in range(0, len(texts), _TOGETHER):
+            yield from self._judged(texts[first : first + _TOGETHER])
+
+    def _judged(self, texts: Sequence[str]) -> list[Verdict]:
         asked = [
             self._moderator.ask(Task(self._item.model_copy(update={"text": text}), self._policy), self._encode)
             for text in texts
@@ -82,6 +96,12 @@ class Running:
                 self._engine = None
         return self._moderator.score(requests)
 
+    def _begin(self, engine: RunningEngine[Any], prefix: Ids, before: Ids) -> None:
+        self.close()
+        self._stream = engine.stream()
+        engine.extend(self._stream, (*prefix, *before))
+        self._held = before
+
     def _groups(
         self, engine: RunningEngine[Any], requests: list[Request], before: Ids, behind: int
     ) -> Iterator[list[LogProbs | EngineError]]:
@@ -89,10 +109,7 @@ class Running:
         while requests:
             bodies = [_body(request, behind) for request in requests]
             if self._stream is None or not _begins(bodies[0], self._held):
-                self.close()
-                self._stream = engine.stream()
-                engine.extend(self._stream, (*requests[0].segments[0], *before))
-                self._held = before
+                self._begin(engine, requests[0].segments[0], before)
             together = len(list(takewhile(lambda body: _begins(body, self._held), bodies)))
             asks = [_behind(request, len(self._held), behind) for request in requests[:together]]
             yield checked(asks, engine.ask(self._stream, asks))

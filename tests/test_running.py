@@ -35,7 +35,7 @@ class Counting(FakeEngine):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = 0
-        self.closed = 0
+        self.most = 0  # requests asked together
         self.full = False
 
     def extend(self, stream: FakeStream, tokens: Ids) -> None:
@@ -45,6 +45,7 @@ class Counting(FakeEngine):
         super().extend(stream, tokens)
 
     def ask(self, stream: FakeStream, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
+        self.most = max(self.most, len(requests))
         self.tokens += sum(len(segment) for request in requests for segment in request.segments)
         return super().ask(stream, requests)
 
@@ -65,6 +66,7 @@ def alone(judge: Moderator, texts: Sequence[str], policy: Policy = POLICY) -> li
 
 def running(judge: Moderator, texts: Sequence[str], at_once: int, policy: Policy = POLICY) -> list[Verdict]:
     judging = Running(judge, CONTEXT, policy)
+    judging.prepare()
     found = [v for i in range(0, len(texts), at_once) for v in judging.judge(texts[i : i + at_once])]
     judging.close()
     return found
@@ -99,16 +101,16 @@ def test_a_prefix_costs_its_new_tokens_and_the_question() -> None:
     judge = moderator(engine)
     judging = Running(judge, CONTEXT, POLICY)
     texts = prefixes(ANSWER)
-    judging.judge(texts[:1])
+    list(judging.judge(texts[:1]))
     engine.tokens = 0
     for text in texts[1:]:
-        judging.judge([text])
+        list(judging.judge([text]))
     frame = judge.ask(Task(CONTEXT.model_copy(update={"text": ANSWER}), POLICY))
     assert frame.prompt is not None and frame.content is not None
     question = len(frame.prompt.question) + len(frame.content.after)
     new = len(TOKENIZER.encode(ANSWER))
-    # each prefix: its question, a few tokens that are not settled yet, and every token of the text once or twice
-    assert engine.tokens <= len(texts) * (question + 8) + 2 * new
+    # each prefix: its question and fewer than 20 tokens that are not taken in yet; and every token of the text once
+    assert engine.tokens <= len(texts) * (question + 20) + new
     anew = sum(len(r.segments[1]) + len(r.segments[2]) for t in texts for r in judge.ask(Task(CONTEXT.model_copy(
         update={"text": t}), POLICY)).requests())  # fmt: skip
     assert engine.tokens < anew / 2
@@ -135,3 +137,19 @@ def test_an_error_is_an_error_and_the_next_prefix_is_asked_again() -> None:
     judging = Running(judge, CONTEXT, POLICY)
     assert [v.decision for v in judging.judge(["One"])] == [Decision.ERROR]
     assert [v.decision for v in judging.judge(["One"])] == [Decision.ALLOW]
+
+
+def test_prefixes_that_nobody_waits_for_are_not_judged() -> None:
+    engine = FakeEngine()
+    judge = moderator(engine)
+    texts = prefixes(ANSWER * 4)
+    coming = Running(judge, CONTEXT, POLICY).judge(texts)
+    assert next(coming) == alone(moderator(), texts[:1])[0]
+    assert len(engine.seen) < len(texts)
+
+
+def test_an_answer_that_comes_at_once_is_judged_in_parts() -> None:
+    engine = Counting()
+    texts = prefixes(ANSWER * 10)
+    assert len(running(moderator(engine), texts, 10_000)) == len(texts) > 400
+    assert engine.most == 32

@@ -118,14 +118,21 @@ class Channel:
         if ends:
             self.cleared = ends[-1]
 
+    def prepare(self) -> None:
+        """Get ready to judge, before there is anything to be judged."""
+        self._running.prepare()
+
     def close(self) -> None:
         self._running.close()
 
-    def _verdicts(self, texts: list[str]) -> list[Verdict]:
+    def _verdicts(self, texts: list[str]) -> Iterator[Verdict]:
+        found = 0
         try:
-            return self._running.judge(texts) if texts else []
+            for verdict in self._running.judge(texts):
+                yield verdict
+                found += 1
         except GuardError as error:  # the engine, most likely
-            return [self._moderator.failed(self._terms.policy, error)] * len(texts)
+            yield from [self._moderator.failed(self._terms.policy, error)] * (len(texts) - found)
 
 
 class Guarded:
@@ -137,6 +144,7 @@ class Guarded:
         self._ends: dict[tuple[int, str], list[int]] = {}  # where each taken text of a channel ends, not yet released
         self._sent: dict[tuple[int, str], int] = {}
         self._ended: set[int] = set()  # choices
+        self._preparing: asyncio.Task[None] | None = None  # of the text that nearly every answer has
 
     @property
     def ended(self) -> bool:
@@ -158,6 +166,8 @@ class Guarded:
 
     async def stream(self, chunks: AsyncGenerator[Body]) -> AsyncGenerator[Body]:
         """Chunks to show; with the last one of the last choice, `ended` is set. Raises what `chunks` raises."""
+        if self._terms.mode is not Mode.SCORE:
+            self._preparing = asyncio.create_task(asyncio.to_thread(self._channel((0, "content")).prepare))
         async with aclosing(_batches(chunks)) as batches:
             async for batch in batches:
                 for chunk in batch:
@@ -228,6 +238,8 @@ class Guarded:
 
     async def _judge(self) -> None:
         waiting = [channel for channel in self._channels.values() if channel.waits]
+        if waiting and self._preparing is not None:
+            await self._preparing
         if waiting:
             await asyncio.gather(*(asyncio.to_thread(channel.judge) for channel in waiting))
 
