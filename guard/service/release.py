@@ -192,6 +192,8 @@ class Guarded:
     async def whole(self, reply: Body) -> Body:
         """A reply that came at once, without what was stopped."""
         choices = self._choices(reply, "message")
+        if not choices:
+            raise AssistantFailed("The assistant's answer has no message.")
         for choice in choices:
             for key, text in _texts(choice, "message"):
                 self._channel(key).add_whole(text)

@@ -369,6 +369,13 @@ def test_an_assistant_that_misbehaves(opened: Open, how: str) -> None:
     assert whole.status_code in (200, 502), whole.text
 
 
+@pytest.mark.parametrize("choices", [[], [5], [{"index": 0}], [{"index": 3, "message": {"content": BAD}}]])
+def test_a_whole_answer_without_a_message(chat: Chat, choices: list[Any]) -> None:
+    chat.assistant.script = [lambda h: h.send(200, json.dumps({"choices": choices}).encode())]
+    reply = chat.http.post("/v1/chat/completions", json={"messages": HELLO})
+    assert error_of(reply, 502)["code"] == "assistant_failed" and BAD not in reply.text
+
+
 def test_an_assistant_that_cannot_be_reached_refuses_or_is_busy(chat: Chat, opened: Open) -> None:
     gone = opened(assistant="http://127.0.0.1:9/v1")
     assert error_of(gone.http.post("/v1/chat/completions", json={"messages": HELLO}), 502)["code"] == "assistant_failed"
