@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -232,11 +232,12 @@ class Guarded:
 
     def _may_pass(self, chunk: Body) -> bool:
         """Is everything judged that has to be before this chunk is shown, and at the end of a choice all of it?"""
-        return not any(
-            any(self._ends[key][0] > self._channels[key].allowed for key, _ in _texts(choice, "delta"))
-            or (choice.get("finish_reason") and any(channel.waits for channel in self._of(_index(choice))))
-            for choice in self._choices(chunk, "delta")
-        )
+        choices = self._choices(chunk, "delta")
+        keys = [key for choice in choices for key, _ in _texts(choice, "delta")]
+        if any(self._ends[key][0] > self._channels[key].allowed for key in keys):
+            return False
+        ended = [_index(choice) for choice in choices if choice.get("finish_reason")]
+        return not any(channel.waits for index in ended for channel in self._of(index))
 
     async def _judge(self) -> None:
         waiting = [channel for channel in self._channels.values() if channel.waits]
@@ -254,13 +255,14 @@ class Guarded:
         """One choice of a chunk as it may be shown; None where nothing is left of it."""
         index = _index(choice)
         whole = True
-        delta: Body = {}
+        texts: dict[str, str] = {}
         for key, _text in _texts(choice, "delta"):
             channel, end = self._channels[key], self._ends[key].pop(0)
             allowed = min(end, max(channel.allowed, self._sent[key]))
             whole &= allowed == end
-            _put(delta, choice["delta"], key[1], channel.text[self._sent[key] : allowed])
+            texts[key[1]] = channel.text[self._sent[key] : allowed]
             self._sent[key] = max(self._sent[key], allowed)
+        delta = _shown(choice["delta"], texts, streamed=True)
         if index in self._ended:
             return None
         reason = _reason(choice)
@@ -278,9 +280,9 @@ class Guarded:
         self._ended.add(index)
         if index in self._stopped():
             return {"index": index, "message": empty(), "logprobs": None, "finish_reason": STOPPED}
-        told: Body = {**empty(), "content": "" if isinstance(message.get("content"), str) else None}
-        for key, text in _texts(choice, "message"):
-            _put(told, message, key[1], text)
+        texts = {name: text for (_, name), text in _texts(choice, "message")}
+        content = "" if isinstance(message.get("content"), str) else None
+        told = {**empty(), "content": content, **_shown(message, texts, streamed=False)}
         reason = _reason(choice) or "stop"
         return {"index": index, "message": told, "logprobs": _log_probs(choice, told), "finish_reason": reason}
 
@@ -356,30 +358,32 @@ def _texts(choice: Body, within: str) -> Iterator[tuple[tuple[int, str], str]]:
     for name in _TEXTS:
         if isinstance(text := message.get(name), str) and text:
             yield (index, name), text
-    for call, function in _calls(message):
-        if isinstance(text := function.get("arguments"), str) and text:
-            yield (index, f"{call}.arguments"), text
+    for number, call in _calls(message):
+        if isinstance(text := call["function"].get("arguments"), str) and text:
+            yield (index, f"{number}.arguments"), text
 
 
-def _calls(message: Body) -> Iterable[tuple[int, Body]]:
+def _calls(message: Body) -> Iterator[tuple[int, Body]]:
+    """Tool calls by their number; of several with one number the first."""
     calls = message.get("tool_calls")
+    seen: set[int] = set()
     for place, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict) and isinstance(call.get("function"), dict):
             number = call.get("index", place)
-            yield number if isinstance(number, int) else place, call["function"]
+            number = number if isinstance(number, int) else place
+            if number not in seen:
+                seen.add(number)
+                yield number, call
 
 
-def _put(told: Body, message: Body, name: str, text: str) -> None:
-    """Put a text where it stood."""
-    if name in _TEXTS:
-        told[name] = text
-        return
-    number = int(name.partition(".")[0])
-    for place, call in enumerate(message["tool_calls"]):
-        if isinstance(call, dict) and call.get("index", place) == number:
-            function = {"arguments": text} | _named(call["function"], "name")
-            kept = {"index": number, "type": "function", "function": function} | _named(call, "id")
-            told.setdefault("tool_calls", []).append(kept)
+def _shown(message: Body, texts: Mapping[str, str], streamed: bool) -> Body:
+    """A message or delta of these texts, each where it stood, with the names of its tool calls."""
+    told: Body = {name: text for name, text in texts.items() if name in _TEXTS}
+    for number, call in _calls(message):
+        function = _named(call["function"], "name") | {"arguments": texts.get(f"{number}.arguments", "")}
+        kept = ({"index": number} if streamed else {}) | _named(call, "id") | {"type": "function", "function": function}
+        told.setdefault("tool_calls", []).append(kept)
+    return told
 
 
 def _named(source: Body, name: str) -> Body:

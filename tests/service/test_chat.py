@@ -184,6 +184,18 @@ def test_every_text_of_an_answer_is_judged(chat: Chat) -> None:
     chat.assistant.script = [[{"tool_calls": [harmless]}]]
     calls = [c.delta.tool_calls for each in chat.stream() for c in each.choices if c.delta.tool_calls]
     assert calls[0][0].function.arguments == '{"a": 1}' and calls[0][0].function.name == "look"
+    named = {**harmless, "function": {"name": "look", "arguments": ""}}  # as the first part of a call comes
+    rest = {"index": 0, "function": {"arguments": '{"a": 1}'}}
+    chat.assistant.script = [
+        [{"tool_calls": [named]}, {"tool_calls": [rest]}, {"tool_calls": [{**rest, "function": 5}]}]
+    ]
+    calls = [c.delta.tool_calls[0] for each in chat.stream() for c in each.choices if c.delta.tool_calls]
+    assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
+        ("call_1", "look", ""), (None, None, '{"a": 1}')
+    ]  # fmt: skip
+    chat.assistant.script = [{"content": None, "tool_calls": [{k: v for k, v in harmless.items() if k != "index"}]}]
+    (call,) = chat.ask().choices[0].message.tool_calls
+    assert (call.id, call.function.name, call.function.arguments) == ("call_1", "look", '{"a": 1}')
     chat.assistant.script = [[{"unheard_of": f"a {BAD}"}, "fine"]]
     assert BAD not in chat.raw() and chat.text() == ("fine", "stop")
 
