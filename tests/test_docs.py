@@ -32,6 +32,7 @@ RUN_ELSEWHERE = {
     "make demo": "a new user's first command; CI's clean checkout sets up the same way",
     "make test": "this is it",
     "guard serve --host 127.0.0.1 --port 8080": "tests/service, and the `server` fixture below on a free port",
+    "guard serve --assistant http://127.0.0.1:8000/v1": "tests/service/test_chat.py",
     "make eval": "tests/eval holds the page and the README to the committed report",
     "python -m eval": "tests/eval/test_main.py runs each command",
     "guard calibrate --labels my.csv": "tests/test_calibrate.py",

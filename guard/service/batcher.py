@@ -163,8 +163,10 @@ class Batcher(Generic[Task, Answer]):
                 raise NotReady("The service stops.", hint="Ask another one.")
             if self.waiting + more > limit:
                 raise Overloaded(f"About {self.waiting} of {limit} tokens are waiting.", hint="Try again later.")
-            # refused now, and not answered too late: by then the client has given up and the work was for nobody
-            if (self._rate and self.waiting / self._rate > longest) or self._ahead(more) > self._most_ahead:
+            # Refused now, and not answered too late: by then the client has given up and the work was for nobody.
+            # Behind a single large text one may always wait.
+            late = self._rate and self.waiting / self._rate > longest
+            if late or (self._line and self._ahead(more) > self._most_ahead):
                 raise Overloaded(f"About {self.waiting} tokens are waiting before it.", hint="Try again later.")
             self._line.append(ask)
             self._asks.add(ask)
