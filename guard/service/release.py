@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from enum import StrEnum
@@ -64,17 +65,20 @@ class Channel:
         self._moderator, self._terms = moderator, terms
         self._running = Running(moderator, Item(text="-", kind=Kind.ANSWER, prompt=terms.prompt), terms.policy)
         self._waiting: list[tuple[int, int]] = []  # the end of each prefix that is not judged, and its new tokens
+        self._ends: deque[int] = deque()  # of each text that was taken in and not released
+        self._sent = 0  # characters
         self.text = ""
         self.cleared = 0  # characters
         self.verdict: Verdict | None = None
         self.stopped = False
 
-    def add(self, text: str) -> int:
-        """Take in text that will be released as it comes; where it ends."""
+    def add(self, text: str) -> None:
+        """Take in text that will be released as it comes."""
         for piece in pieces(text):
             self.text += piece
-            self._waiting.append((len(self.text), len(self._moderator.tokenizer.encode(piece))))
-        return len(self.text)
+            counts = self._terms.mode is Mode.BLOCK  # nobody else asks how many
+            self._waiting.append((len(self.text), len(self._moderator.tokenizer.encode(piece)) if counts else 0))
+        self._ends.append(len(self.text))
 
     def add_whole(self, text: str) -> None:
         """Take in text that will be released as a whole: nobody sees a prefix of it."""
@@ -82,7 +86,19 @@ class Channel:
         self._waiting = [(len(self.text), 0)]
 
     @property
-    def allowed(self) -> int:
+    def may_pass(self) -> bool:
+        """May the next text be released as a whole?"""
+        return self._ends[0] <= self._allowed
+
+    def release(self) -> tuple[str, bool]:
+        """What may be released of the next text, and whether that is all of it."""
+        end = self._ends.popleft()
+        allowed = min(end, max(self._allowed, self._sent))
+        text, self._sent = self.text[self._sent : allowed], max(self._sent, allowed)
+        return text, allowed == end
+
+    @property
+    def _allowed(self) -> int:
         """How far the text may be released now."""
         if self._terms.mode is Mode.SCORE:
             return len(self.text)
@@ -140,9 +156,7 @@ class Guarded:
 
     def __init__(self, moderator: Moderator, terms: Terms, choices: int = 1) -> None:
         self._moderator, self._terms, self._expected = moderator, terms, choices
-        self._channels: dict[tuple[int, str], Channel] = {}
-        self._ends: dict[tuple[int, str], list[int]] = {}  # where each taken text of a channel ends, not yet released
-        self._sent: dict[tuple[int, str], int] = {}
+        self._channels: dict[tuple[int, str], Channel] = {}  # by choice and name
         self._ended: set[int] = set()  # choices
         self._preparing: asyncio.Task[None] | None = None  # of the text that nearly every answer has
 
@@ -209,7 +223,6 @@ class Guarded:
     def _channel(self, key: tuple[int, str]) -> Channel:
         if key not in self._channels:
             self._channels[key] = Channel(self._moderator, self._terms)
-            self._ends[key], self._sent[key] = [], 0
         return self._channels[key]
 
     def _choices(self, source: Body, within: str) -> list[Body]:
@@ -227,14 +240,12 @@ class Guarded:
     def _take(self, chunk: Body) -> None:
         for choice in self._choices(chunk, "delta"):
             for key, text in _texts(choice, "delta"):
-                end = self._channel(key).add(text)
-                self._ends[key].append(end)
+                self._channel(key).add(text)
 
     def _may_pass(self, chunk: Body) -> bool:
         """Is everything judged that has to be before this chunk is shown, and at the end of a choice all of it?"""
         choices = self._choices(chunk, "delta")
-        keys = [key for choice in choices for key, _ in _texts(choice, "delta")]
-        if any(self._ends[key][0] > self._channels[key].allowed for key in keys):
+        if not all(self._channels[key].may_pass for choice in choices for key, _ in _texts(choice, "delta")):
             return False
         ended = [_index(choice) for choice in choices if choice.get("finish_reason")]
         return not any(channel.waits for index in ended for channel in self._of(index))
@@ -256,12 +267,9 @@ class Guarded:
         index = _index(choice)
         whole = True
         texts: dict[str, str] = {}
-        for key, _text in _texts(choice, "delta"):
-            channel, end = self._channels[key], self._ends[key].pop(0)
-            allowed = min(end, max(channel.allowed, self._sent[key]))
-            whole &= allowed == end
-            texts[key[1]] = channel.text[self._sent[key] : allowed]
-            self._sent[key] = max(self._sent[key], allowed)
+        for key, _ in _texts(choice, "delta"):
+            texts[key[1]], all_of_it = self._channels[key].release()
+            whole &= all_of_it
         delta = _shown(choice["delta"], texts, streamed=True)
         if index in self._ended:
             return None
