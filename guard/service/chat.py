@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
@@ -27,7 +27,7 @@ from guard.keys import Mode as KeyMode
 from guard.policy import Policy
 from guard.resources import shipped
 from guard.service.assistant import Assistant, Body
-from guard.service.conversation import Conversation
+from guard.service.conversation import Conversation, Role
 from guard.service.desk import Answer, Desk, Text
 from guard.service.failures import ErrorBody, error_object
 from guard.service.incoming import Name, body_schema, read_shape, unless_gone
@@ -42,7 +42,7 @@ _MESSAGES_SCHEMA: dict[str, Any] = {
     "type": "array", "minItems": 1,
     "items": {
         "type": "object", "required": ["role"],
-        "properties": {"role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]}},
+        "properties": {"role": {"enum": list(get_args(Role))}},
     },
 }  # fmt: skip
 
@@ -155,11 +155,7 @@ def routes(desk: Desk, assistant: Assistant | None) -> APIRouter:
 
 
 async def judge_input(
-    desk: Desk,
-    request: Request,
-    conversation: Conversation,
-    policy: str | Policy,
-    categories: Sequence[str] | None,
+    desk: Desk, request: Request, conversation: Conversation, policy: str | Policy, categories: Sequence[str] | None
 ) -> Judged:
     """Judge what the user says, turn by turn and the last one in context, and what the assistant is given to read.
 
@@ -173,13 +169,12 @@ async def judge_input(
     more = [conversation.begun(stopped)]
     if alone and not stopped[-1]:
         more.append(conversation.in_context(stopped))
-    for group, under in (
-        ([text for text in more if text], policy),
-        (conversation.read(), desk.settings.document_policy),
-    ):
-        if group:
-            texts += group
-            answers += await desk.judge(request, group, under, categories if under is policy else None)
+    if said := [text for text in more if text]:
+        texts += said
+        answers += await desk.judge(request, said, policy, categories)
+    if read := conversation.read():
+        texts += read
+        answers += await desk.judge(request, read, desk.settings.document_policy, None)
     return Judged(texts, answers, [*stopped[:-1], False] if stopped else [])
 
 
@@ -264,15 +259,16 @@ def _modes(request: Request, asked: ChatRequest, release: Mode) -> tuple[bool, M
     key: Key = request.state.key
     if key.mode is KeyMode.SHADOW:
         return True, Mode.SCORE
-    wanted = {asked.side("input"), asked.side("output")}
-    if "score" in wanted and not key.anonymous:
+    into, out = asked.side("input"), asked.side("output")
+    if "score" in (into, out) and not key.anonymous:
         raise NotPermitted(
             "The key demands that chats are guarded.", hint="Leave `moderation` out.", param="moderation"
         )
-    output = asked.side("output")
-    if output == "score":
-        return asked.side("input") == "score", Mode.SCORE
-    return asked.side("input") == "score", Mode.HOLD if output == "block" and release is Mode.SCORE else release
+    if out == "score":
+        release = Mode.SCORE
+    elif out == "block" and release is Mode.SCORE:
+        release = Mode.HOLD
+    return into == "score", release
 
 
 def _blocked(asked: ChatRequest, told: Body) -> Response:

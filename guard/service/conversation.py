@@ -55,10 +55,6 @@ class Turn:
     text: str
     param: str
 
-    @property
-    def of_user(self) -> bool:
-        return self.message.role == "user" and bool(self.text.strip())
-
 
 class Conversation:
     """The messages of a request and the documents that came with it."""
@@ -69,12 +65,8 @@ class Conversation:
             raise InvalidRequest(f"{param}: not a list with something in it.", param=param)
         check_count(messages, limit)
         self.turns = [_turn(message, f"{param}.{i}") for i, message in enumerate(messages)]
+        self.users = [turn for turn in self.turns if turn.message.role == "user" and turn.text.strip()]
         self._documents = _documents(documents)
-
-    @property
-    def users(self) -> list[Turn]:
-        """The user's turns, the first one first."""
-        return [turn for turn in self.turns if turn.of_user]
 
     def prompts(self) -> list[Text]:
         """Every turn of the user's alone, in order."""
