@@ -13,13 +13,10 @@ import argparse
 import asyncio
 import csv
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -29,6 +26,7 @@ import httpx
 
 from benchmarks.measure import emit, in_turns, seconds
 from benchmarks.peers.setup import ROOT
+from benchmarks.serving import PATIENCE, serving
 from guard import Moderator
 from guard.moderator import Task
 
@@ -39,29 +37,10 @@ ALONE, BLOCKS = 50, 4  # comments of one client, one after the other, and how of
 COMMENTS = 16  # in a request of the overload, so that a few hundred connections are enough
 CALM_SECONDS = 60.0  # at half of the sustained rate
 LEAST_SHARE, MOST_OVERHEAD_MS, MOST_WAIT, MOST_GROWTH = 0.8, 2.0, 3.0, 1.1
-PATIENCE = 120.0  # seconds that a client waits
 
 
 def body(texts: Sequence[str]) -> bytes:
     return json.dumps({"input": list(texts), "policy": POLICY}).encode()
-
-
-@contextmanager
-def serving(deadline: float | None = None) -> Iterator[tuple[str, int]]:
-    """`guard serve` on a free port: its address once it is ready, and its process."""
-    command = [str(Path(sys.executable).with_name("guard")), "serve", "--port", "0"]
-    environment = os.environ | ({} if deadline is None else {"GUARD_DEADLINE_SECONDS": str(deadline)})
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout
-            url = process.stdout.readline().split()[-1]
-            while httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code != 200:
-                time.sleep(0.1)
-            yield url, process.pid
-        finally:
-            process.terminate()
 
 
 @asynccontextmanager
@@ -206,7 +185,8 @@ def main() -> None:
         print(f"{CLIENTS} clients:", rates, flush=True)
         one = alone(url, moderator, tasks[0])
         print("one client:", one, flush=True)
-    with serving(options.deadline) as (url, pid):
+    limited = {} if options.deadline is None else {"GUARD_DEADLINE_SECONDS": str(options.deadline)}
+    with serving(**limited) as (url, pid):
         crowd = overload(url, pid, texts, 2 * rates["service"], options.minutes)
         print("overload:", crowd, flush=True)
 

@@ -9,14 +9,8 @@ same rounds. In `hold` no word leaves before every prefix up to it was judged, i
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median, quantiles
@@ -24,6 +18,7 @@ from statistics import median, quantiles
 import httpx
 
 from benchmarks.measure import emit
+from benchmarks.serving import PATIENCE, in_thread, serving
 from guard.policy import PolicyBook, as_yaml
 
 MODES = ("score", "block", "hold")
@@ -36,7 +31,6 @@ ANSWER = (
 WORDS = [f"{word} " for word in ANSWER.split()]
 PAUSE = 0.05  # seconds between words at a model's pace
 ROUNDS = 5
-PATIENCE = 120.0
 
 
 class Assistant(ThreadingHTTPServer):
@@ -77,37 +71,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-@contextmanager
-def assisting() -> Iterator[Assistant]:
-    with Assistant(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
-def guarding(assistant: str, mode: str, policies: Path) -> Iterator[str]:
-    """`guard serve` in one mode: its address once it is ready."""
-    command = [str(Path(sys.executable).with_name("guard")), "serve", "--port", "0", "--policy", "lenient"]
-    command += ["--policies", str(policies), "--assistant", assistant]
-    environment = os.environ | {"GUARD_RELEASE": mode}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout
-            url = process.stdout.readline().split()[-1]
-            while httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code != 200:
-                time.sleep(0.1)
-            yield f"{url}/v1"
-        finally:
-            process.terminate()
-
-
 def lenient() -> str:
     """moderation-13 with thresholds that an answer about tea cannot reach: it is about time, not about verdicts."""
     policy = PolicyBook().get("moderation-13")
@@ -144,10 +107,15 @@ def figures(found: list[list[float]]) -> dict[str, float]:
 
 def main() -> None:
     cases: dict[str, dict[str, dict[str, float]]] = {}
-    with assisting() as assistant, tempfile.TemporaryDirectory() as folder, httpx.Client(timeout=PATIENCE) as client:
+    with (
+        Assistant(("127.0.0.1", 0), _Handler) as assistant, in_thread(assistant),
+        tempfile.TemporaryDirectory() as folder, httpx.Client(timeout=PATIENCE) as client,
+    ):  # fmt: skip
+        guarding = ("--policy", "lenient", "--policies", folder, "--assistant", assistant.url)
         (Path(folder) / "lenient.yaml").write_text(lenient())
         for mode in MODES:
-            with guarding(assistant.url, mode, Path(folder)) as url:
+            with serving(*guarding, GUARD_RELEASE=mode) as (address, _):
+                url = f"{address}/v1"
                 for name, pause in (("paced", PAUSE), ("fast", 0.0)):
                     assistant.pause = pause
                     delays(client, url, assistant)  # the first one makes connections and is not counted

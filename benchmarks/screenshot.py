@@ -9,8 +9,8 @@ import shutil
 
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
-from benchmarks.load import serving
 from benchmarks.peers.setup import ROOT
+from benchmarks.serving import serving
 
 PICTURE = ROOT / "docs" / "pictures" / "playground.png"
 SIZE = (1280, 900)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from benchmarks.serving import in_thread
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -62,15 +63,9 @@ def answering(answer: Callable[[Asked], Answer]) -> Iterator[Other]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, in_thread(server):
         other = Other(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield other
-        finally:
-            server.shutdown()
-            thread.join()
+        yield other
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from benchmarks.serving import in_thread
 from guard.engine.request import LogProbs, Request
 from guard.errors import EngineError
 from guard.tokenizer import Tokenizer
@@ -61,14 +62,8 @@ class Scripted(ThreadingHTTPServer):
 
 @contextmanager
 def scripted() -> Iterator[Scripted]:
-    with Scripted() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with Scripted() as server, in_thread(server):
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):
