@@ -15,9 +15,9 @@ from guard.item import Kind
 from guard.measure.fitting import log_odds, platt
 from guard.measure.intervals import Floats
 from guard.moderator import Moderator, Task
-from guard.policy import Policy, PolicyBook
+from guard.policy import Policy
 from guard.tokenizer import load_tokenizer
-from training.config import POLICIES, Config
+from training.config import Config, trained_policies
 from training.sources import ORDINARY, Example, admissible
 from training.tune import JUDGED_AS
 
@@ -41,7 +41,7 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
     """Fit and write `calibration.json`."""
     moderator = served(config, Calibration())
     fits = []
-    for policy in map(PolicyBook().get, POLICIES):
+    for policy in trained_policies():
         for kind in policy.kinds:
             share = REFUSAL_SHARE if policy.id == "refusal" else HARMFUL_SHARE[kind]
             rows = balanced(held_back, policy, kind, config.seed)
@@ -65,7 +65,7 @@ def calibrate(config: Config, held_back: Sequence[Example]) -> None:
             fits.append(line)
             caught, false = (calibrated[harmful] >= 0.5).mean(), (calibrated[~harmful] >= 0.5).mean()
             print(json.dumps({**line, "recall": round(caught, 3), "false_positives": round(false, 3)}), flush=True)
-    known = sorted({category.meaning for policy in map(PolicyBook().get, POLICIES) for category in policy.categories})
+    known = sorted({category.meaning for policy in trained_policies() for category in policy.categories})
     text = json.dumps(
         {"harmful_share": {**HARMFUL_SHARE, "refusal": REFUSAL_SHARE}, "fits": fits, "known": known}, indent=2
     )

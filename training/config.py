@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from guard.item import Kind
+from guard.policy import Policy, PolicyBook
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the model is trained to be asked: the kinds of items and the shipped policies, in a fixed order.
 KINDS = (Kind.PROMPT, Kind.ANSWER, Kind.COMMENT)
 POLICIES = ("forum-comments", "mistral-11", "mistral-9", "moderation-13", "refusal", "self-reflection")
+
+
+def trained_policies() -> list[Policy]:
+    """The policies that are trained, in that order."""
+    book = PolicyBook()
+    return [book.get(name) for name in POLICIES]
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from torch.nn.functional import cosine_similarity
 from transformers import MistralForCausalLM
 
 from guard.item import Item, Kind
-from guard.policy import PolicyBook
 from guard.prompt import Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
-from training.config import KINDS, POLICIES, Config
+from training.config import KINDS, Config, trained_policies
 from training.encoder import Encoded, Encoder
 from training.model import packed
 from training.transplant import aligned
@@ -40,7 +39,7 @@ class Distiller:
         self, config: Config, texts: Mapping[Kind | None, Sequence[str]], tokenizer: Tokenizer, fast: FastTokenizer
     ) -> None:
         self._config, self._texts, self._tokenizer, self._fast = config, texts, tokenizer, fast
-        self._policies = list(map(PolicyBook().get, POLICIES))
+        self._policies = trained_policies()
         self._encoder = Encoder()
 
     def loss(self, judge: MistralForCausalLM, step: int) -> Tensor:

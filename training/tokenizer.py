@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from guard.policy import PolicyBook
 from guard.prompt import load_template
-from training.config import KINDS, POLICIES, Config
+from training.config import KINDS, Config, trained_policies
 
 SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
 PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+(?:[/_\-]\p{L}+)*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -27,18 +26,14 @@ CHAT_TEMPLATE = (
 def labels() -> list[str]:
     """Every label of every policy that is trained."""
     names = {
-        name
-        for policy in map(PolicyBook().get, POLICIES)
-        for name in (policy.acceptable, *(c.name for c in policy.categories))
+        name for policy in trained_policies() for name in (policy.acceptable, *(c.name for c in policy.categories))
     }
     return sorted(names)
 
 
 def _frames() -> str:
     templates = [load_template(kind) for kind in KINDS]
-    return "\n".join(
-        f"{t.policy_text(policy)}\n{t.question}" for t in templates for policy in map(PolicyBook().get, POLICIES)
-    )
+    return "\n".join(f"{t.policy_text(policy)}\n{t.question}" for t in templates for policy in trained_policies())
 
 
 def fast(config: Config) -> Tokenizer:

@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import MistralForCausalLM
 
 from guard.item import Item, Kind
-from guard.policy import Policy, PolicyBook
+from guard.policy import Policy
 from guard.prompt import Content, Prompt, load_template
 from guard.tokenizer import Tokenizer
 from training import loop
-from training.config import KINDS, POLICIES, Config
+from training.config import KINDS, Config, trained_policies
 from training.distil import LONGEST, word_distance
 from training.encoder import Encoder
 from training.model import packed
@@ -89,7 +89,7 @@ class Sampler:
             if example.pair:
                 pairs[example.pair].append(example)
         self._pairs = {kind: [p for p in pairs.values() if p[0].item.kind is kind] for kind in KINDS}
-        self._policies = {name: PolicyBook().get(name) for name in POLICIES}
+        self._policies = {policy.id: policy for policy in trained_policies()}
         self._templates = {kind: load_template(kind) for kind in KINDS}
         groups: dict[tuple[Kind, bool], dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
         for example in examples:

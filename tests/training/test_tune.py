@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from guard.item import Item, Kind
-from guard.policy import PolicyBook
 from guard.resources import shipped
 from guard.tokenizer import load_tokenizer
-from training.config import POLICIES as TRAINED
-from training.config import Config
+from training.config import Config, trained_policies
 from training.sources import Example, admissible, coverage
 from training.tune import LONG, SMOOTHING, Batch, Sampler, answer_loss
 
-POLICIES = {name: PolicyBook().get(name) for name in TRAINED}
+POLICIES = {policy.id: policy for policy in trained_policies()}
 
 
 def answer(refusal: str, harmful: bool = False) -> Example:
