@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.errors import InvalidFile, InvalidItem
-from guard.scan import readers
+from guard.scan import lines, parquet
 from guard.scan.readers import open_reader
 
 anything = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\t\n\r\0;\ufeff🙂é\u2028\x85\x1b'))
@@ -123,11 +123,11 @@ def test_characters_after_a_closing_quote_are_an_error(tmp_path):
 
 @pytest.mark.parametrize("long", ["x" * 250, '"' + "y\n" * 125], ids=["line", "quote"])
 def test_a_row_that_does_not_end_is_cut_off(tmp_path, monkeypatch, long):
-    monkeypatch.setattr(readers, "MAX_ROW", 100)
+    monkeypatch.setattr(lines, "MAX_ROW", 100)
     rows = read(written(tmp_path, "in.csv", f"text\na\n{long}\nb\n"))
     assert [row.text for row in rows if row.error is None][0] == "a"
     assert [row.text for row in rows if row.error is None][-1] == "b"
-    assert "longer than 100 characters" in rows[1].error.message
+    assert "longer than 100 bytes" in rows[1].error.message
     assert len(rows[1].text) <= 100
 
 
@@ -184,7 +184,7 @@ def test_ids_of_a_jsonl_keep_their_spelling(tmp_path):
 
 
 def test_a_line_without_end_is_one_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_ROW", 100)
+    monkeypatch.setattr(lines, "MAX_ROW", 100)
     rows = read(written(tmp_path, "in.jsonl", '{"text": "a"}\n{"text": "' + "x" * 500 + '"}\n{"text": "b"}\n'))
     assert [row.text for row in rows] == ["a", '{"text": "' + "x" * 90, "b"]
     assert "longer than 100 bytes" in rows[1].error.message
@@ -199,7 +199,7 @@ def test_a_key_may_be_missing_in_the_first_lines(tmp_path):
 
 
 def test_parquet_is_read_in_slices_and_keeps_its_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "_SLICE", 7)
+    monkeypatch.setattr(parquet, "_SLICE", 7)
     path = tmp_path / "brackets[1].parquet"  # a pattern, were it taken for one
     texts = [f"t{i}" for i in range(50)]
     pl.DataFrame({"text": texts}).write_parquet(path, row_group_size=20)
