@@ -13,16 +13,21 @@ from guard.errors import GuardError, InvalidPolicy
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: Path, model: type[Model], error: type[GuardError] = InvalidPolicy) -> Model:
+_HINT = "See docs/policies.md for the keys."
+
+
+def load_yaml(path: Path, model: type[Model], error: type[GuardError] = InvalidPolicy, *, hint: str = _HINT) -> Model:
     """Read `path` into `model`. Raises `error`, naming file, line and key, for anything that does not hold."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read: {cause}", hint="Name a readable UTF-8 file.") from cause
-    return read_yaml(text, path, model, error)
+    return read_yaml(text, path, model, error, hint=hint)
 
 
-def read_yaml(text: str, path: Path, model: type[Model], error: type[GuardError] = InvalidPolicy) -> Model:
+def read_yaml(
+    text: str, path: Path, model: type[Model], error: type[GuardError] = InvalidPolicy, *, hint: str = _HINT
+) -> Model:
     """Read a file's text into `model`, as `load_yaml` does."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -36,18 +41,14 @@ def read_yaml(text: str, path: Path, model: type[Model], error: type[GuardError]
         problem = getattr(cause, "problem", None) or str(cause)
         raise error(f"{where}: not valid YAML: {problem}.", hint="Mend the line.") from cause
     if not isinstance(data, dict):
-        raise error(
-            f"{path}:1: a mapping of keys is expected, not {type(data).__name__}.", hint="See docs/policies.md."
-        )
+        raise error(f"{path}:1: a mapping of keys is expected, not {type(data).__name__}.", hint=hint)
     try:
         return model.model_validate(data)
     except ValidationError as cause:
         first = cause.errors()[0]
         keys = ".".join(str(key) for key in first["loc"]) or "file"
         what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise error(
-            f"{path}:{_line_of(tree, first['loc'])}: {keys}: {what}.", hint="See docs/policies.md for the keys."
-        ) from cause
+        raise error(f"{path}:{_line_of(tree, first['loc'])}: {keys}: {what}.", hint=hint) from cause
 
 
 def _line_of(node: yaml.Node | None, keys: tuple[int | str, ...]) -> int:
