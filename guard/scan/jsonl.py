@@ -47,11 +47,11 @@ class JsonlSource(TextSource):
         lines.back(peeked)
         self.columns = tuple(names)
         if names:
-            self.wanted.require(self.columns, self.name)
+            self.wanted._replace(strict=False).require(self.columns, self.name)
         return []
 
     def _row(self, number: int, line: str, found: dict[str, Any] | str) -> Row:
-        text_column, id_column, more_columns = self.wanted
+        text_column, id_column, more_columns, _ = self.wanted
         if isinstance(found, str):
             return Row(number, "" if id_column else str(number), line, broken(number, found))
         id_ = str(number) if id_column is None else as_text(found.get(id_column))

@@ -42,15 +42,15 @@ class Lines:
         """Take back lines that were given, in their order."""
         self._ready.extend(reversed(lines))
 
-    def skip_line(self, seal: Seal) -> int:
-        """Skip the rest of a line of which only a beginning was given. Returns its size in bytes."""
+    def skip_line(self, seal: Seal) -> tuple[int, bool]:
+        """Skip the rest of a line of which only a beginning was given. Returns its size in bytes; has it an end?"""
         size = 0
         for piece in self:
             seal.update(piece)
             size += len(piece)
             if self.ends(piece):
-                break
-        return size
+                return size, True
+        return size, False
 
     def skip(self, seal: Seal, size: int | None = None) -> int:
         """Skip so many bytes, or all that there are. Returns how many there were."""
@@ -162,8 +162,9 @@ class TextSource(Source):
         seal.update(line)
         self.at += len(line)
         if not self._lines.ends(line):
-            self.at += self._lines.skip_line(seal)
-            self.open_end = True
+            size, ended = self._lines.skip_line(seal)
+            self.at += size
+            self.open_end = not ended
 
 
 def too_long(size: int) -> str:

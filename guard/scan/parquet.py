@@ -47,7 +47,7 @@ class ParquetSource(Source):
             pass
 
     def rows(self, seal: Seal, before: int) -> Iterator[Row]:
-        text_column, id_column, more_columns = self.wanted
+        text_column, id_column, more_columns, _ = self.wanted
         more = [name for name in more_columns if name in self.columns]
         for number, values in enumerate(self._values(seal, self.at, self._total), before + 1):
             id_ = str(number) if id_column is None else as_text(values[1])
@@ -101,7 +101,7 @@ class ParquetSource(Source):
         """The cells of text, id and more of each row; `at` and the seal follow."""
         import polars as pl
 
-        text, id_, more = self.wanted
+        text, id_, more, _ = self.wanted
         names = [text, *([id_] if id_ else []), *(name for name in more if name in self.columns)]
         # by their exact names: a plain string such as "^a.*$" is a pattern to polars
         columns = self._rows.select(pl.selectors.by_name(set(names)))

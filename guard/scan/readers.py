@@ -141,7 +141,7 @@ def open_input(
     if not inputs:
         raise InvalidFile("There is nothing to read.", hint="Name a file, a folder or a database.")
     encoding = known_encoding(encoding)
-    wanted = Wanted(text_column, id_column, more_columns)
+    wanted = Wanted(text_column, id_column, more_columns, strict=True)
     databases = [name for name in inputs if is_database(name)]
     if query is not None and not databases:
         raise InvalidFile("A query is for a database, and none is named.", hint="Name one: sqlite:///forum.db.")

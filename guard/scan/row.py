@@ -26,15 +26,19 @@ class Row(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Names of the columns that are asked for. Without `id` the number of the row is its id."""
+    """Names of the columns that are asked for. Without `id` the number of the row is its id.
+
+    `strict`: where all rows have the same columns, those of `more` must be among them.
+    """
 
     text: str
     id: str | None = None
     more: Sequence[str] = ()
+    strict: bool = False
 
     def require(self, there: Sequence[str], where: str) -> None:
-        """Raises `InvalidFile` unless the columns of text and id are among those that are `there`."""
-        for name in (self.text, self.id):
+        """Raises `InvalidFile` unless the columns are among those that are `there`."""
+        for name in (self.text, self.id, *(self.more if self.strict else ())):
             if name is not None and name not in there:
                 raise InvalidFile(
                     f"{where}: there is no column {name!r}.",

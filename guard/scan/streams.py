@@ -15,14 +15,13 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from guard.errors import InvalidFile
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd  # the writers compress with it
 
 PIECE = 2**14  # bytes that are read at a time
 _INFLATED = 2**17  # bytes that a decompressor may give at a time: a small file can hold a very large one
@@ -40,11 +39,17 @@ def is_url(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """A URL without what may be secret in it: user, password, query."""
+    """A URL without what may be secret in it: user, password, query. Any other name as it is.
+
+    >>> shown("s3://key:secret@bucket/file.csv?signature=x"), shown("data/a@b.csv")
+    ('s3://bucket/file.csv', 'data/a@b.csv')
+    """
     if not is_url(name):
         return name
-    scheme, place, path, _, _ = urlsplit(name)
-    return urlunsplit((scheme, place.rpartition("@")[2], path, "", ""))
+    scheme, _, rest = name.partition("://")
+    rest = re.sub(r"^[^/?#]*:[^@]*@", "", rest)  # first, as a password may have any of "/?#" in it
+    place, slash, path = re.split(r"[?#]", rest)[0].partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
 
 
 def filesystem(url: str) -> tuple[Any, str]:
