@@ -1,7 +1,8 @@
-"""`python -m eval`: run, score, report, compare, gate and sets. Exit status: 0 done, 1 a gate is shut, 2 failed."""
+"""`python -m eval`: run, score, report, compare, gate, sets, attacks. Exit status: 0 done, 1 gate shut, 2 failed."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -23,6 +24,10 @@ from guard.policy import Policy
 from guard.settings import load_settings
 
 from . import card, report
+from .attacks import measure, review
+from .attacks.attack import SEED
+from .attacks.registry import ATTACKS, find
+from .attacks.sample import PER_CLASS
 from .compare import Comparison, compare
 from .foreign import ADAPTERS, read_foreign
 from .predict import read, require_match
@@ -141,6 +146,43 @@ def sets_command(
     for fault in faults:
         print(printable(fault))
     raise typer.Exit(1 if faults else 0)
+
+
+@app.command("attacks")
+def attacks_command(
+    names: Annotated[
+        list[str] | None, typer.Option("--attack", help="One by its name, or some composed: homoglyphs+padding.")
+    ] = None,
+    sets: SetsOption = None,
+    policy: Annotated[str, typer.Option(help="Id of a policy, or a policy file.")] = "self-reflection",
+    model: Annotated[str | None, typer.Option(help="As `guard check --model`.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on with it.")] = Path("out/attacks"),
+    per_class: Annotated[int, typer.Option(min=1, help="Harmful items, and as many safe ones.")] = PER_CLASS,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the attacks.")] = SEED,
+    text_column: TextOption = "text", label_column: LabelOption = "label", id_column: IdOption = None,
+    kind: KindOption = None,
+    listed: Annotated[bool, typer.Option("--list", help="Say what the attacks are, and judge nothing.")] = False,
+    to_review: Annotated[
+        str | None, typer.Option("--review", help="Print the outputs of this attack that a review reads.")
+    ] = None,
+) -> None:  # fmt: skip
+    """How much recall each attack costs the judge, and how many false positives it causes on safe texts."""
+    if listed:
+        print("\n".join(f"{attack.name:16} {attack.family:11} {attack.description}" for attack in ATTACKS.values()))
+        return
+    if to_review is not None:
+        attack = find(to_review)
+        for id_, text in review.outputs(attack).items():
+            print(json.dumps({"attack": attack.name, "id": id_, "text": text}))  # ASCII: nothing acts on the terminal
+        return
+    columns = Columns(text_column, label_column, id_column)
+    settings = load_settings(model=model)
+    asked = measure.Asked(tuple(sets or NAMES[:2]), tuple(map(find, dict.fromkeys(names or ATTACKS))), per_class, seed)
+    opened = [open_set(name, columns, kind) for name in asked.sets]
+    measure.measure(
+        opened, asked, find_policy(settings, policy), settings, out, command=_command(), on_progress=_Progress()
+    )
+    print((out / measure.TABLE).read_text(encoding="utf-8"))
 
 
 def open_set(name: str, columns: Columns = Columns(), kind: Kind | None = None) -> LabelledSet:

@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from guard.errors import InvalidFile
+from guard.item import Kind
 from guard.labelled import ACCEPTABLE, Labelled, LabelledSet
 from guard.moderator import Moderator, Task
 from guard.policy import Policy
@@ -75,10 +76,7 @@ def predict(
     model = moderator.engine.model_id
     gold = labelled.gold(policy)
     groups = labelled.groups()
-    inside = [
-        index for index, one in enumerate(labelled.items)
-        if one.item.kind in policy.kinds and any(one.item.kind in category.kinds for category in policy.categories)
-    ]  # fmt: skip
+    inside = [index for index, one in enumerate(labelled.items) if in_scope(one.item.kind, policy)]
     header = {"set_hash": labelled.hash, "policy_hash": policy.hash, "model": model, "items": len(inside)}
     folder.mkdir(parents=True, exist_ok=True)
     version = f"{policy.id}-v{policy.version}-{policy.hash[:8]}"
@@ -111,6 +109,11 @@ def predict(
         {category.id: category.parent for category in policy.categories}, model, file.name, len(inside),
         len(labelled.items) - len(inside), len(labelled.skipped), round(done["seconds"], 3), int(done["judged"]),
     )  # fmt: skip
+
+
+def in_scope(kind: Kind, policy: Policy) -> bool:
+    """Whether a policy speaks about items of this kind."""
+    return kind in policy.kinds and any(kind in category.kinds for category in policy.categories)
 
 
 def read(file: Path) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from guard.measure.intervals import bootstrapped, rate, resamples, undefined, wilson
+from guard.measure.intervals import bootstrapped, paired_difference, rate, resamples, undefined, wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (3, 7), (7, 7), (956, 1000), (1, 1)])
@@ -57,3 +57,47 @@ def test_a_rate_lies_in_its_interval(n, data):
 def test_the_bootstrap_gives_percentiles():
     found = bootstrapped(0.5, np.linspace(0, 1, 1001), 10)
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
+
+
+def newcombe(a, b, c, d):
+    """Newcombe 1998, method 10, written out: a pairs right both times, b only before, c only after, d never."""
+    n = a + b + c + d
+    (low1, high1), (low2, high2) = wilson(a + b, n), wilson(a + c, n)
+    p1, p2 = (a + b) / n, (a + c) / n
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    top = a * d - b * c
+    phi = 0 if product == 0 else (max(top - n / 2, 0) if top > 0 else top) / product**0.5
+    low = ((p2 - low2) ** 2 - 2 * phi * (p2 - low2) * (high1 - p1) + (high1 - p1) ** 2) ** 0.5
+    high = ((high2 - p2) ** 2 - 2 * phi * (high2 - p2) * (p1 - low1) + (p1 - low1) ** 2) ** 0.5
+    return p2 - p1 - low, p2 - p1, p2 - p1 + high
+
+
+def pairs(a, b, c, d):
+    return np.repeat([[True, True], [True, False], [False, True], [False, False]], [a, b, c, d], axis=0).T
+
+
+@given(st.tuples(*[st.integers(0, 60)] * 4).filter(any))
+def test_a_difference_of_pairs_is_newcombes(cells):
+    before, after = pairs(*cells)
+    found = paired_difference(before, after, np.arange(len(before)), "none")
+    assert (found.low, found.value, found.high) == pytest.approx(newcombe(*cells), abs=1e-9)
+    assert found.n == sum(cells) and found.low <= found.value <= found.high
+
+
+def test_a_difference_of_pairs_covers_the_truth_as_often_as_it_says():
+    draw = np.random.default_rng(3)
+    for shares in ((0.7, 0.2, 0.02, 0.08), (0.9, 0.03, 0.03, 0.04), (0.05, 0.01, 0.04, 0.9)):
+        truth = shares[2] - shares[1]
+        held = [
+            low <= truth <= high for low, _, high in (newcombe(*draw.multinomial(200, shares)) for _ in range(1000))
+        ]
+        assert np.mean(held) > 0.93
+
+
+def test_families_widen_a_difference_and_of_nothing_there_is_none():
+    before, after = pairs(40, 10, 5, 45)
+    alone = paired_difference(before, after, np.arange(100), "none")
+    families = paired_difference(before, after, np.arange(100) // 5, "none")
+    assert families.value == alone.value and families.low < alone.low and families.high > alone.high
+    nothing = np.array([], bool)
+    assert paired_difference(nothing, nothing, np.array([], int), "no item").reason == "no item"
