@@ -25,7 +25,7 @@ _MAX_DEPTH = 20  # of lists, and of quotes in lists in quotes: what is deeper is
 # The library needs quadratic time for the inline marks of a long paragraph, above all for brackets: it gets it in parts
 # of at most so many characters and brackets.
 _PART = 1000
-_BRACKETS = re.compile(r"(?:[^\[]*\[){25}")
+_BRACKETS = re.compile(r"(?:[^\[]*\[){10}")
 
 _ESCAPED = re.compile("&(gt|lt|amp);")
 _QUOTE_MARKS = re.compile(r"(?: {0,3}>(?!!)[ \t]?)+")
@@ -128,7 +128,7 @@ def _parts(text: str) -> Iterator[str]:
     """The text cut into parts that are short enough, after a line or else a word where there is one.
 
     >>> [len(part) for part in _parts("word " * 250 + "[" * 30)]
-    [1000, 250, 25, 5]
+    [1000, 250, 10, 10, 10]
     """
     start = 0
     while start < len(text):
