@@ -203,7 +203,7 @@ class DatabaseSource(Source):
         except sa.exc.SQLAlchemyError as cause:
             lost = isinstance(cause, sa.exc.DBAPIError) and cause.connection_invalidated
             if lost or self.at:
-                raise OSError("the database went away or failed") from cause
+                raise OSError(f"the database went away or failed ({type(cause).__name__})") from cause
             said = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
             if self._password:
                 said = said.replace(str(self._password), "***")

@@ -140,6 +140,10 @@ def open_input(
         raise InvalidFile(f"{format!r} is not a known format.", hint=f"Known: {', '.join(FORMATS)}.")
     if not inputs:
         raise InvalidFile("There is nothing to read.", hint="Name a file, a folder or a database.")
+    if STDIN in inputs and len(inputs) > 1:
+        raise InvalidFile("Standard input cannot be read beside other inputs.", hint="Name it alone.")
+    if STDIN in inputs and format == "parquet":
+        raise InvalidFile("Parquet cannot be read from standard input.", hint="Put it into a file.")
     encoding = known_encoding(encoding)
     wanted = Wanted(text_column, id_column, more_columns, strict=True)
     databases = [name for name in inputs if is_database(name)]
@@ -153,8 +157,6 @@ def open_input(
             sources += [
                 _file_source(found, wanted, format or format_of(found), encoding) for found in files(name, format)
             ]
-    if STDIN in inputs and len(inputs) > 1:
-        raise InvalidFile("Standard input cannot be read beside other inputs.", hint="Name it alone.")
     return Reader(sources, resumable=STDIN not in inputs)
 
 

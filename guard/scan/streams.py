@@ -235,7 +235,7 @@ def _inflated(pieces: Iterator[bytes], kind: type[_Gzip] | type[_Zstd]) -> Itera
             piece = b""
             if inner.eof:
                 piece, inner = inner.unused_data, None
-    if inner is not None:
+    if inner is not None or first:
         raise OSError("it is cut off in the middle of its compressed data")
 
 

@@ -6,6 +6,14 @@ from guard.engine.fake import FakeEngine
 from guard.moderator import Moderator
 from guard.resources import shipped
 from guard.tokenizer import Tokenizer, load_tokenizer
+from tests.scan import postgres
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not postgres.FOUND:
+        terminalreporter.write_line(
+            "tests/scan was not run on PostgreSQL: this machine has none (apt-get install postgresql; PATH)"
+        )
 
 
 @cache
