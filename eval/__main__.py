@@ -209,7 +209,9 @@ def _write(folder: Path, sets: Sequence[LabelledSet], options: Options) -> dict[
     scores = score_run(folder, options, sets)
     _, cells = load(folder)
     texts: dict[tuple[str, str], Labelled] = {(s.name, one.id): one for s in sets for one in s.items}
-    content = report.blocks(scores, {cell["file"]: frame for cell, frame in cells}, texts)
+    content = report.blocks(
+        scores, {cell["file"]: frame for cell, frame in cells}, texts, measure.part(folder / "attacks")
+    )
     (folder / "report.html").write_text(report.as_html(content), encoding="utf-8")
     (folder / "report.md").write_text(report.as_markdown(content), encoding="utf-8")
     print(f"{folder / 'report.html'}, report.md, {SCORES}")

@@ -46,8 +46,12 @@ class Block:
     rows: tuple[tuple[str, ...], ...] = ()  # of a table, the header first
 
 
-def blocks(scores: Json, frames: Mapping[str, pl.DataFrame], texts: Mapping[tuple[str, str], Labelled]) -> list[Block]:
-    """The whole report. `frames`: predictions by file name; `texts`: items by (set, id), as far as they are at hand."""
+def blocks(
+    scores: Json, frames: Mapping[str, pl.DataFrame], texts: Mapping[tuple[str, str], Labelled],
+    attacks: Sequence[Block] = (),
+) -> list[Block]:  # fmt: skip
+    """The whole report. `frames`: predictions by file name; `texts`: items by (set, id), as far as they are at hand;
+    `attacks`: the part about them, where they were measured."""
     cells = scores["cells"]
     found = [
         Block("heading", "How far these verdicts can be trusted", 1),
@@ -65,6 +69,7 @@ def blocks(scores: Json, frames: Mapping[str, pl.DataFrame], texts: Mapping[tupl
     ]  # fmt: skip
     for cell in cells:
         found += _section(cell, [frames[name] for name in cell["file"].split(" + ")], texts)
+    found += attacks
     left_out = [(name, reason) for name, reasons in scores["left_out"].items() for reason in reasons]
     if left_out:
         found += [Block("heading", "Rows that are in no figure"), _table(("set", "row and reason"), left_out)]

@@ -6,6 +6,7 @@ FOLDER/attacks.json, attacks.md          the figures and the table, made from th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from guard.labelled import LabelledSet
 from guard.policy import Policy
 from guard.settings import Settings
 
-from ..report import as_markdown
+from ..report import Block, as_markdown
 from ..run import Source, load, run, write_json
 from ..score import Json
 from .attack import Attack
@@ -63,3 +64,9 @@ def measure(
     write_json(folder / FIGURES, found)
     (folder / TABLE).write_text(as_markdown(blocks(found)), encoding="utf-8")
     return found
+
+
+def part(folder: Path) -> list[Block]:
+    """What a report says of the measurement in `folder`; nothing where there is none."""
+    file = folder / FIGURES
+    return blocks(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []

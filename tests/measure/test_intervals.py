@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from guard.measure.intervals import bootstrapped, paired_difference, rate, resamples, undefined, wilson
+from tests.newcombe import newcombe
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (3, 7), (7, 7), (956, 1000), (1, 1)])
@@ -57,19 +58,6 @@ def test_a_rate_lies_in_its_interval(n, data):
 def test_the_bootstrap_gives_percentiles():
     found = bootstrapped(0.5, np.linspace(0, 1, 1001), 10)
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
-
-
-def newcombe(a, b, c, d):
-    """Newcombe 1998, method 10, written out: a pairs right both times, b only before, c only after, d never."""
-    n = a + b + c + d
-    (low1, high1), (low2, high2) = wilson(a + b, n), wilson(a + c, n)
-    p1, p2 = (a + b) / n, (a + c) / n
-    product = (a + b) * (c + d) * (a + c) * (b + d)
-    top = a * d - b * c
-    phi = 0 if product == 0 else (max(top - n / 2, 0) if top > 0 else top) / product**0.5
-    low = ((p2 - low2) ** 2 - 2 * phi * (p2 - low2) * (high1 - p1) + (high1 - p1) ** 2) ** 0.5
-    high = ((high2 - p2) ** 2 - 2 * phi * (high2 - p2) * (p1 - low1) + (p1 - low1) ** 2) ** 0.5
-    return p2 - p1 - low, p2 - p1, p2 - p1 + high
 
 
 def pairs(a, b, c, d):
