@@ -50,6 +50,7 @@ class DatabaseSource(Source):
         self._engine = self._engine_of(url)
         self._connection: sa.Connection | None = None
         self._total = 0
+        self._last: list[Any] = []  # the key of the row at `at`
 
     @property
     def share(self) -> float:
@@ -151,11 +152,11 @@ class DatabaseSource(Source):
         select = f"SELECT {', '.join(map(self._quoted, names))} FROM {self._from}"
         while end is None or self.at < end:
             page = _PAGE if end is None else min(end - self.at, _HASHED_PAGE)
-            behind, last = "", self._last if self.at else None
-            if last is not None:
+            behind, last = "", self._last if self.at else []
+            if last:
                 behind = f" WHERE ({keys}) > ({', '.join(f':key{at}' for at in range(len(last)))})"
             begun = self.at
-            for values in self._page(f"{select}{behind} ORDER BY {keys} LIMIT {page}", last or ()):
+            for values in self._page(f"{select}{behind} ORDER BY {keys} LIMIT {page}", last):
                 row = dict(zip(names, values, strict=True))
                 key = [row[name] for name in self._order]
                 if None in key or (self.at and key == self._last):

@@ -18,7 +18,8 @@ from guard.scan.streams import copied, is_url, shown, stamp, weigh
 if TYPE_CHECKING:
     import polars as pl
 
-_SLICE = 1024  # rows that are held at a time
+_FIRST, _LARGEST = 16, 8192  # rows that are held at a time, at first and at most
+_BYTES = 2**24  # that they should take: large slices are faster, as each is looked for from the start of its row group
 
 
 class ParquetSource(Source):
@@ -105,10 +106,13 @@ class ParquetSource(Source):
         names = [text, *([id_] if id_ else []), *(name for name in more if name in self.columns)]
         # by their exact names: a plain string such as "^a.*$" is a pattern to polars
         columns = self._rows.select(pl.selectors.by_name(set(names)))
-        for at in range(start, end, _SLICE):
+        rows = _FIRST
+        while start < end:
             with self._errors():
-                part = columns.slice(at, min(_SLICE, end - at)).collect()
+                part = columns.slice(start, min(rows, end - start)).collect()
                 lists = [part[name].to_list() for name in names]
+            start += part.height
+            rows = max(1, min(_LARGEST, rows * 64, _BYTES * part.height // max(1, int(part.estimated_size()))))
             for values in zip(*lists, strict=True):
                 seal.update(content(values))
                 self.at += 1

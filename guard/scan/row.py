@@ -53,6 +53,8 @@ def broken(number: int, problem: str) -> InvalidItem:
 
 def as_text(value: Any) -> str:
     """An id or another cell as a string; a missing one is empty."""
+    if isinstance(value, str):
+        return encodable(value)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -64,4 +66,10 @@ def as_text(value: Any) -> str:
 
 def encodable(text: str) -> str:
     """Lone surrogates, which JSON can spell and UTF-8 cannot, replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from guard.scan.row import Row, Wanted
 
+_ENCODER = json.JSONEncoder(default=repr)
+
 
 class Seal(Protocol):
     """A hash that is being made, of `hashlib`."""
@@ -67,4 +69,4 @@ class Source:
 
 def content(values: Sequence[Any]) -> bytes:
     """What is sealed of a row of which only its cells are known: the same bytes for the same cells."""
-    return json.dumps(values, default=repr).encode() + b"\n"
+    return _ENCODER.encode(values).encode() + b"\n"

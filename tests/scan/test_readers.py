@@ -199,7 +199,7 @@ def test_a_key_may_be_missing_in_the_first_lines(tmp_path):
 
 
 def test_parquet_is_read_in_slices_and_keeps_its_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_SLICE", 7)
+    monkeypatch.setattr(parquet, "_LARGEST", 7)
     path = tmp_path / "brackets[1].parquet"  # a pattern, were it taken for one
     texts = [f"t{i}" for i in range(50)]
     pl.DataFrame({"text": texts}).write_parquet(path, row_group_size=20)

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard.errors import InvalidFile
-from guard.scan import lines
+from guard.scan import lines, parquet
 from guard.scan.readers import open_input
 
 piece = st.sampled_from(
@@ -198,6 +199,14 @@ def test_parquet_goes_on_anywhere_and_is_refused_where_it_changed(tmp_path_facto
         assert len(list(opened(str(root)).rows(*marks[cut]))) == len(texts) - cut - 1
 
 
+@pytest.mark.parametrize("most", [1, 10**4, 10**6])
+def test_parquet_files_with_cells_of_very_different_sizes_are_read_whole(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(parquet, "_BYTES", most)
+    texts = ["x" * (10**6 if number % 50 == 20 else number) for number in range(200)]
+    pl.DataFrame({"text": texts}).write_parquet(tmp_path / "in.parquet")
+    assert [row.text for row in opened(str(tmp_path / "in.parquet"))] == texts
+
+
 # ---- inputs that change while they are read
 
 
@@ -270,3 +279,32 @@ def test_a_reader_may_be_read_again(tmp_path):
     first, digest = told(reader.rows()), reader.digest
     assert told(reader.rows()) == first
     assert reader.digest == digest
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.parquet", "in.jsonl.gz", "in.csv.zst"])
+def test_memory_does_not_grow_with_the_input(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(parquet, "_LARGEST", 500)
+
+    def peak(rows: int) -> int:
+        path = tmp_path / name
+        path.unlink(missing_ok=True)
+        if name.endswith("parquet"):
+            pl.DataFrame({"text": ["some text " * 5] * rows}).write_parquet(path)
+        else:
+            line = f"{'some text ' * 5}\n" if "csv" in name else f'{{"text": "{"some text " * 5}"}}\n'
+            data = ("text\n" * ("csv" in name) + line * rows).encode()
+            path.write_bytes({".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)(data))
+        reader = opened(str(path))
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in reader) == rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(100)  # what is only made once
+    few, many = peak(6_000), peak(30_000)
+    assert many < 1.1 * few + 100_000
