@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import tracemalloc
 from datetime import UTC
 from urllib.parse import quote
@@ -296,3 +297,9 @@ def test_a_query_without_a_database_is_refused(tmp_path):
     (tmp_path / "in.csv").write_text("text\n")
     with pytest.raises(InvalidFile, match="A query is for a database"):
         open_input([str(tmp_path / "in.csv")], "text", query=QUERY)
+
+
+def test_without_the_packages_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    with pytest.raises(InvalidFile, match=r"sqlite:///forum.db: a package for databases is missing.*\[sql\]"):
+        opened("sqlite:///forum.db")
