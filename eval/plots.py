@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
 from guard.measure.metrics import Judged
+from guard.report.svg import drawn
 
 
 def precision_recall(judged: Judged) -> str:
@@ -34,7 +32,7 @@ def precision_recall(judged: Judged) -> str:
             axes.legend(loc="lower left", fontsize=8)
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
 
-    return _svg(draw)
+    return drawn(draw)
 
 
 def reliability(rows: list[dict[str, Any]]) -> str:
@@ -49,14 +47,4 @@ def reliability(rows: list[dict[str, Any]]) -> str:
         axes.errorbar(mean, share, yerr=np.abs(around - share), marker="o", capsize=3)
         axes.set(xlabel="mean score of the bin", ylabel="share that was harmful", xlim=(0, 1), ylim=(0, 1))
 
-    return _svg(draw)
-
-
-def _svg(draw: Any) -> str:
-    with rc_context({"svg.hashsalt": "guard", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(4.8, 3.6), layout="constrained")
-        draw(figure.add_subplot())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    return drawn(draw)

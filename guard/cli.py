@@ -1,4 +1,4 @@
-"""The command line: `guard check`, `scan`, `serve`, `plan`, `calibrate`, `policy` and `keys`.
+"""The command line: `guard check`, `scan`, `report`, `serve`, `plan`, `calibrate`, `policy` and `keys`.
 
 The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
 3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
@@ -201,6 +201,30 @@ def scan(
     if show:
         _print_flagged(summary)
     raise typer.Exit(EXIT_ROW_ERRORS if summary.errors else EXIT_ACCEPTED)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="OUT", help="The output of `guard scan`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report. Default: OUT.report.")] = None,
+    watch: Annotated[list[str] | None, typer.Option(help="Names to look for: a,b; may be repeated.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Draw so many rows for review, into review.csv.", min=1)] = None,
+    reviewed: Annotated[Path | None, typer.Option(help="Such a sample, with labels.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Report on a scan: report.html and report.md, on request a sample for review. Exit status: 0 done, 2 failed."""
+    from guard.report.report import report as report_on
+
+    made = report_on(source, out, watch=watch or (), sample=sample, reviewed=reviewed)
+    if quiet:
+        return
+    lines = [
+        f"{made.found.rows:,} rows, {made.found.judged:,} judged, {made.found.stopped:,} stopped",
+        f"written: {made.page}, {made.summary}",
+    ]
+    if made.sample:
+        lines.append(f"sample: {made.drawn:,} rows, {made.sample}")
+    print("\n".join(map(printable, lines)))
 
 
 @app.command()

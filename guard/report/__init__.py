@@ -1,0 +1,1 @@
+"""`guard report`: what a scan found, as one page and a summary, and a sample for people to review."""
