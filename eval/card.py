@@ -55,7 +55,8 @@ def faults(training: Path | None = None) -> list[str]:
     # an answer's prompt may stand above several answers, so each text is looked at by itself
     texts = {f"{one.id}.{field}": text for one in everything for field, text in _fields(one)}
     found += [
-        f"{id_}: shares {run!r} with a training text" for id_, run in shared_with(texts, _training(training)).items()
+        f"{id_}: shares {run!r} with a training text"
+        for id_, run in shared_with(texts, training_texts(training)).items()
     ]
     own = {one.id: one.text for one in everything}
     return found + [f"{a} and {b}: nearly the same ({cosine})" for a, b, cosine in near_duplicates(own)]
@@ -67,7 +68,8 @@ def _fields(one: Line) -> Iterator[tuple[str, str]]:
             yield field, text
 
 
-def _training(folder: Path | None) -> Iterator[str]:
+def training_texts(folder: Path | None = None) -> Iterator[str]:
+    """What was trained on: our own texts, and those of the rows (`*.jsonl.gz`) of a folder."""
     for path in sorted(_AUTHORED.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             yield from _texts(json.loads(line))

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,8 @@ from guard.labelled import ACCEPTABLE, Labelled, LabelledSet, Words
 FOLDER = Path(__file__).with_name("sets")
 NAMES = ("standard", "adversarial", "unsafe-175", "lookalike-175")
 REFERENCE = "self-reflection"
+
+Row = TypeVar("Row", bound=BaseModel)
 
 Label = Literal["acceptable", "illegal", "hateful", "unqualified-advice"]
 Tag = Literal[
@@ -79,10 +81,15 @@ def words() -> Words:
 
 def lines(name: str) -> Iterator[Line]:
     """The lines of one of our sets. Raises `InvalidFile` with the line that does not hold."""
+    return read_lines(name, Line)
+
+
+def read_lines(name: str, row: type[Row]) -> Iterator[Row]:
+    """The lines of a file in `eval/sets/`, each as a `row`. Raises `InvalidFile` with the line that does not hold."""
     path = FOLDER / f"{name}.jsonl"
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            yield Line.model_validate(json.loads(line))
+            yield row.model_validate(json.loads(line))
         except (ValueError, ValidationError) as cause:
             raise InvalidFile(f"{path.name}, line {number}: {cause}", hint="Mend the line.") from cause
 
