@@ -11,15 +11,14 @@ import io
 import json
 import os
 import sys
-import time
 import traceback
 from contextlib import AbstractContextManager, nullcontext, suppress
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -49,16 +48,27 @@ from guard.settings import Settings, load_settings
 from guard.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
+    from guard.scan.estimate import Estimate
+    from guard.scan.progress import Told
     from guard.scan.scan import Summary
 
 _INTERRUPTED = 130
 _PIPED_WIDTH = 160  # columns of a table that goes to a file or a program
 _WORDS = 60  # characters of a text that a line shows
-_PLAIN_EVERY = 5.0  # seconds between lines of progress where there is no terminal
+_SHOWN = 100  # flagged rows that --show prints
 _COLOURS = {
     Decision.ALLOW: "green", Decision.FLAG: "yellow", Decision.REVIEW: "magenta", Decision.BLOCK: "red",
     Decision.ERROR: "bold red",
 }  # fmt: skip
+
+
+class Progress(StrEnum):
+    """How a scan tells how far it is."""
+
+    AUTO = "auto"
+    JSON = "json"
+    NONE = "none"
+
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -167,37 +177,78 @@ def check(
 
 @app.command()
 def scan(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .csv, .tsv, .jsonl, .ndjson or .parquet file.")],
-    out: Annotated[Path, typer.Option(help="Where the verdicts go: a .jsonl, .csv or .parquet file.")],
-    text_column: Annotated[str, typer.Option(help="Column (or key) of the texts.")] = "text",
+    source: Annotated[
+        list[str], typer.Argument(metavar="IN...", help="Files, folders, patterns or URLs; `-` is standard input.")
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(help="Where the verdicts go: .jsonl, .csv (.gz, .zst) or .parquet; `-` is standard output."),
+    ] = None,
+    columns: Annotated[Path | None, typer.Option(help="YAML file that says which column is what.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column (or key) of the texts. Default: text.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Column of the ids. Default: the row number, from 1.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="csv, tsv, jsonl, parquet or reddit. Default: what the name ends in.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of text files: utf-8, cp1252, utf-16, ...")] = "utf-8",
+    query: Annotated[str | None, typer.Option(help="Of a database: the SELECT that gives the rows.")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="Of a database: the column that orders the rows, each once.")
+    ] = None,
     policy: PolicyOption = None,
     categories: CategoriesOption = None,
     kind: KindOption = None,
     model: ModelOption = None,
     policies: PoliciesOption = None,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Repeat the texts beside the verdicts.")] = True,
+    ledger: Annotated[str | None, typer.Option(help="Folder (or URL) of the ledger. Default: OUT.ledger.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what earlier runs found.")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask again about rows without verdict.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge a sample; say what the scan would take.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print what was flagged, highest scores first.")] = False,
+    progress: Annotated[Progress, typer.Option(help="A bar or lines, JSON for programs, or none.")] = Progress.AUTO,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
 ) -> None:
-    """Judge every row of a file. Exit status: 0 done, 3 done but some rows have no verdict, 2 failed.
+    """Judge every row of an input. Exit status: 0 done, 3 done but some rows have no verdict, 2 failed.
 
-    Rows without a verdict have the decision `error`, and stand with their texts in OUT.errors.jsonl.
+    Stopped at any moment, the same command goes on where it was. Rows without a verdict have the decision `error`, and
+    stand with their texts in OUT.errors.jsonl.
     """
-    from guard.scan.scan import check as check_files
-    from guard.scan.scan import scan as scan_file
+    from guard.scan.columns import Columns
+    from guard.scan.job import Job
+    from guard.scan.scan import scan as scan_job
 
+    if out is None and not dry_run:
+        raise InvalidRequest("No output is named.", hint="Name one: --out verdicts.jsonl")
     settings = load_settings(model=model, policies=policies or None)
     chosen = find_policy(settings, policy)
-    check_files(source, out, text_column, id_column)
+    kind = kind or chosen.default_kind
+    job = Job(
+        tuple(source),
+        out or "-",
+        chosen.narrowed(_names(categories), kind),
+        kind,
+        Columns.load(columns, format=format, text=text_column, id=id_column),
+        format=format,
+        encoding=encoding,
+        query=query,
+        order=order,
+        keep_text=text,
+        ledger=ledger,
+    )
+    job.check()
     moderator = Moderator.load(settings)
-    progress: AbstractContextManager[_Progress | None] = nullcontext() if quiet else _Progress()
-    with progress as on_progress:
-        summary = scan_file(
-            moderator, source, out, text_column=text_column, id_column=id_column, policy=chosen,
-            categories=_names(categories), kind=kind, on_progress=on_progress,
+    if dry_run:
+        from guard.scan.estimate import estimate
+
+        return _print_estimate(estimate(moderator, job))
+    with _progress(progress, quiet) as on_progress:
+        summary = scan_job(
+            moderator, job, restart=restart, retry_errors=retry_errors, show=_SHOWN if show else 0,
+            on_progress=on_progress,
         )  # fmt: skip
-    if not quiet:
-        _print_summary(summary, out)
+    if not quiet and out != "-":
+        _print_summary(summary, str(out))
     if show:
         _print_flagged(summary)
     raise typer.Exit(EXIT_ROW_ERRORS if summary.errors else EXIT_ACCEPTED)
@@ -602,40 +653,22 @@ def _describe(verdict: Verdict) -> Text:
     return Text("\n").join(lines)
 
 
-class _Progress:
-    """Rows, rate and time left: a bar on a terminal, else a line every few seconds. Always on stderr."""
+def _progress(progress: Progress, quiet: bool) -> AbstractContextManager[Told | None]:
+    """How a scan tells how far it is."""
+    from guard.scan.progress import Json, Lines
 
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console)
-        self._live = console.is_terminal
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._task = self._bar.add_task("", total=1.0)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._bar.stop()
-
-    def __call__(self, rows: int, share: float) -> None:
-        now = time.monotonic()
-        seconds = now - self._started
-        left = f"{_clock(seconds / share - seconds)} left" if share else "time left unknown"
-        line = f"{rows:,} rows, {share:.0%}, {_rate(rows / seconds if seconds else 0.0)}, {left}"
-        if self._live:
-            self._bar.update(self._task, completed=share, description=line)
-        elif now - self._said >= _PLAIN_EVERY:
-            self._said = now
-            print(line, file=sys.stderr, flush=True)
+    if quiet or progress is Progress.NONE:
+        return nullcontext()
+    return Json() if progress is Progress.JSON else Lines()
 
 
-def _print_summary(summary: Summary, out: Path) -> None:
+def _print_summary(summary: Summary, out: str) -> None:
+    from guard.scan.progress import per_second
+
+    before = summary.rows - summary.judged
     lines = [
-        f"{summary.rows:,} rows in {summary.seconds:.1f} s ({_rate(summary.rows_per_second)})",
+        f"{summary.judged:,} rows in {summary.seconds:.1f} s ({per_second(summary.rows_per_second)})"
+        + (f", {before:,} judged before" if before else ""),
         f"decisions: {_counts(summary.decisions)}",
         f"categories: {_counts(summary.categories)}",
         f"written: {out}",
@@ -645,12 +678,29 @@ def _print_summary(summary: Summary, out: Path) -> None:
     print("\n".join(map(printable, lines)))
 
 
+def _print_estimate(found: Estimate) -> None:
+    """What a scan would take; each guess with its 95 % interval."""
+    from guard.scan.progress import clock
+
+    table = Table("", "", "95 % interval", box=None, pad_edge=False)
+    table.add_row("rows", f"{found.rows:,}", "counted")
+    table.add_row("texts to judge, equal ones once", f"{found.distinct:,}", "counted")
+    tokens, seconds = found.tokens, found.seconds
+    table.add_row("tokens beside the policy's", f"{tokens.value:,.0f}", f"{tokens.low:,.0f} to {tokens.high:,.0f}")
+    table.add_row("time (h:mm:ss)", clock(seconds.value), f"{clock(seconds.low)} to {clock(seconds.high)}")
+    table.add_row("memory", f"{found.memory_bytes / 2**20:,.0f} MB", "measured on the sample")
+    for decision, guess in found.decisions.items():
+        table.add_row(f"rows to {decision}", f"{guess.value:,.0f}", f"{guess.low:,.0f} to {guess.high:,.0f}")
+    _console().print(table)
+    print(f"Judged for this: {found.sample:,} rows, drawn from all. Nothing was written.")
+
+
 def _print_flagged(summary: Summary) -> None:
     table = Table("id", "decision", "categories", "score", "text", box=None, pad_edge=False)
     table.columns[-1].no_wrap = True
     for row in summary.flagged:
         words = printable(" ".join(row.text.split()), _WORDS)
-        cells = (row.id, row.decision.value, ", ".join(row.categories), f"{row.score:.3f}", words)
+        cells = (row.id, row.decision, ", ".join(row.categories), f"{row.score:.3f}", words)
         table.add_row(*map(_shown, cells))
     _console().print(table)
     stopped = sum(n for decision, n in summary.decisions.items() if decision not in (Decision.ALLOW, Decision.ERROR))
@@ -668,19 +718,6 @@ def _shown(text: str) -> Text:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
-
-
-def _rate(rows_per_second: float) -> str:
-    return f"{rows_per_second:,.0f} rows/s" if rows_per_second >= 10 else f"{rows_per_second:.1f} rows/s"
-
-
-def _clock(seconds: float) -> str:
-    """
-    >>> _clock(3725.4)
-    '1:02:05'
-    """
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _names(joined: str | None) -> list[str] | None:

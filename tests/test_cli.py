@@ -434,9 +434,55 @@ def test_every_option_reaches_the_scan(own):
         row = json.load(file)
     expected = Moderator.load(cli.load_settings()).judge("id-0", policy=load_policy(cli.Path(own)), kind="answer")
     assert (row["id"], row["policy"], row["score"]) == ("1", "own", expected.score)
-    call("scan", "in.csv", "--out", "out.jsonl", "--policy", "mistral-9", "--categories", "law,pii")
+    call("scan", "in.csv", "--out", "few.jsonl", "--policy", "mistral-9", "--categories", "law,pii", "--no-text")
+    with open("few.jsonl") as file:
+        row = json.load(file)
+    assert set(row["category_scores"]) == {"law", "pii"}
+    assert "text" not in row
+
+
+def test_a_scan_goes_on_where_it_was_and_refuses_other_settings(capsys):
+    source = table(["one", "two"])
+    call("scan", source, "--out", "out.csv")
+    again = call("scan", source, "--out", "out.csv")
+    assert again.stdout.startswith("0 rows in ")
+    assert "2 judged before" in again.stdout.splitlines()[0]
+    status, _, error = run(capsys, "scan", source, "--out", "out.csv", "--policy", "forum-comments")
+    assert (status, "policy (was " in error, "--restart" in error) == (2, True, True)
+    assert call("scan", source, "--out", "out.csv", "--policy", "forum-comments", "--restart").exit_code == 0
+
+
+def test_a_scan_says_which_column_is_what_in_a_file_of_its_own():
+    with open("columns.yaml", "w") as file:
+        file.write("text: body\nid: key\nauthor: who\nmarkup: bbcode\n")
+    with open("in.csv", "w") as file:
+        file.write("key,who,body\n7,ann,[quote]bad[/quote] [b]good[/b]\n")
+    assert call("scan", "in.csv", "--out", "out.jsonl", "--columns", "columns.yaml").exit_code == 0
     with open("out.jsonl") as file:
-        assert set(json.load(file)["category_scores"]) == {"law", "pii"}
+        row = json.load(file)
+    assert (row["id"], row["author"], row["text"]) == ("7", "ann", "good")
+
+
+def test_a_scan_reads_and_writes_pipes():
+    done = process("scan", "-", "--out", "-", stdin=b'{"text": "one"}\n{"text": "two"}\n')
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["one", "two"]
+
+
+def test_progress_for_programs_is_json():
+    done = call("scan", table(["one", "", "three"]), "--out", "out.csv", "--progress", "json")
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (told[-1]["rows"], told[-1]["share"], told[-1]["errors"]) == (3, 1.0, 1)
+    assert call("scan", "in.csv", "--out", "two.csv", "--progress", "none").stderr == ""
+
+
+def test_a_dry_run_says_what_a_scan_would_take_and_writes_nothing():
+    done = call("scan", table([f"text {i % 30}" for i in range(50)]), "--dry-run")
+    assert done.exit_code == 0
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert ["rows", "50", "counted"] in words
+    assert ["texts", "to", "judge,", "equal", "ones", "once", "30", "counted"] in words
+    assert sorted(os.listdir()) == ["in.csv"]
 
 
 def test_rows_without_a_verdict_are_status_3():
@@ -452,7 +498,7 @@ def test_rows_without_a_verdict_are_status_3():
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["in.csv"], "Missing option '--out'"),
+        (["in.csv"], "No output is named."),
         (["--out", "out.csv"], "Missing argument"),
         (["in.csv", "--out", "in.csv"], "overwrite its own input"),
         (["in.csv", "--out", "./in.csv"], "overwrite its own input"),
@@ -484,7 +530,7 @@ def test_files_are_looked_at_before_a_model_is_loaded(capsys, monkeypatch):
 
 
 def test_show_prints_what_was_flagged_with_the_highest_scores_first(script, own):
-    script(0.4, 0.9, 0.1, EngineError("broken"))
+    script(0.9, EngineError("broken"), 0.4, 0.1)  # shorter texts are asked about first
     source = table(["first   words\nand more", "fine", "x" * 500, "broken"])
     done = call("scan", source, "--out", "out.csv", "--id-column", "id", "--policy", own, "--show", "--quiet")
     lines = [line.rstrip() for line in done.stdout.splitlines()]
@@ -523,27 +569,6 @@ def test_show_leaves_out_all_but_a_hundred(script, own):
     assert len(lines) == 1 + 100 + 1
     assert lines[1].split()[0] == "130"
     assert lines[-1] == "and 30 more with lower scores"
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
-    clock = iter([0.0, 1.0, 6.0, 7.0, 11.5])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._Progress() as progress:
-        for rows, share in [(256, 0.0), (512, 0.25), (768, 0.3), (1024, 1.0)]:
-            progress(rows, share)
-    assert capsys.readouterr().err == (
-        "512 rows, 25%, 85 rows/s, 0:00:18 left\n1,024 rows, 100%, 89 rows/s, 0:00:00 left\n"
-    )
-
-
-def test_progress_on_a_terminal_is_a_bar(monkeypatch):
-    shown = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", shown)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    with cli._Progress() as progress:
-        progress(512, 0.5)
-    assert "512 rows, 50%" in shown.getvalue()
 
 
 # ---- policy

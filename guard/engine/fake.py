@@ -16,6 +16,8 @@ from itertools import chain
 from guard.engine.request import BASE, Ended, Growing, Ids, LogProbs, Request, Sampling
 from guard.errors import EngineError
 
+_SEEN = 5_000  # requests that are kept at least
+
 
 class FakeEngine:
     """Scripted scores. Each entry is the label probabilities (C + 1) of one request, or an error to answer with."""
@@ -24,7 +26,7 @@ class FakeEngine:
         self.model_id = "fake"
         self.vocab_size = 2**20  # it takes any id that a tokenizer could give
         self.max_tokens = max_tokens
-        self.seen: list[Request] = []  # every request, for assertions
+        self.seen: list[Request] = []  # for assertions: every request of a script, else the last thousands
         self._script = None if script is None else list(script)
 
     def score(self, requests: Sequence[Request]) -> list[LogProbs | EngineError]:
@@ -56,6 +58,8 @@ class FakeEngine:
     def _answer(self, request: Request) -> LogProbs | EngineError:
         self.seen.append(request)
         if self._script is None:
+            if len(self.seen) > 2 * _SEEN:
+                del self.seen[:_SEEN]
             return _by_hash(request)
         if not self._script:
             raise AssertionError(f"the fake engine's script ended before request number {len(self.seen)}")

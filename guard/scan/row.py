@@ -25,6 +25,11 @@ class Row(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
+def unfinished(position: Position) -> bool:
+    """Does the input end there in a line without a line end, to which more may be written?"""
+    return bool(position.get("open"))
+
+
 class Wanted(NamedTuple):
     """Names of the columns that are asked for. Without `id` the number of the row is its id.
 

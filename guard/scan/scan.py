@@ -1,34 +1,53 @@
-"""Judge every row of a file: read a block → judge → write → count.
+"""Judge every row of an input: read → prepare → score → commit, and at the end the output of what was committed.
 
-The one rule: every row of the input has one row in the output, in its order. What has no verdict has the decision
-`error` there, and its text stands in `<output>.errors.jsonl`. Blocks depend on the input alone, not on time or load,
-so a scan repeats.
+The one rule: every row of the input has one row in the output, in its order, once, whatever happens on the way. What
+has no verdict has the decision `error` there, and its text stands in `<output>.errors.jsonl`.
+
+Reading and tokenising, the engine, and writing work at the same time, in a thread each. Only the ledger remembers: a
+scan that is started again finds there how far it was, and asks from there on what it would have asked.
 """
 
 from __future__ import annotations
 
 import heapq
+import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from itertools import takewhile
 from typing import NamedTuple
 
-from guard.errors import EngineError, GuardError, InvalidFile
-from guard.item import Item, Kind
-from guard.moderator import Moderator, Task
-from guard.policy import Policy
-from guard.scan.readers import Reader, Row, open_reader
-from guard.scan.writers import ErrorsWriter, open_writer, record
-from guard.verdict import Decision, Verdict
+from guard.errors import InvalidFile
+from guard.moderator import Moderator
+from guard.scan.ahead import ahead
+from guard.scan.blocks import WINDOW, Block, blocks
+from guard.scan.job import Job
+from guard.scan.judge import Judge, Prepared, Scored
+from guard.scan.ledger import Entry, Ledger, Record, commit
+from guard.scan.row import unfinished
+from guard.scan.store import open_store
+from guard.scan.writers import STDOUT, errors_file, size_of, write_output
+from guard.verdict import Decision
 
-BLOCK_ROWS = 256  # judged together: at 30 rows a second, progress is news every 8 seconds
-BLOCK_CHARACTERS = 4 * 2**20  # a block of very long texts has fewer rows
-SHOWN = 100  # flagged rows that a summary keeps
-_BEGINNING = 200  # characters of their text
+_BEGINNING = 200  # characters of a flagged row's text
+_AHEAD = 2  # blocks that are prepared while one is scored
+_STOPPING = {Decision.FLAG.value, Decision.REVIEW.value, Decision.BLOCK.value}
 
-OnProgress = Callable[[int, float], None]  # rows done, share of the file done
+
+class Now(NamedTuple):
+    """How far a scan is: rows judged, in earlier runs too, share of the input, rows flagged and without a verdict."""
+
+    rows: int
+    share: float
+    flagged: int
+    errors: int
+
+
+OnProgress = Callable[[Now], None]
 
 
 class Flagged(NamedTuple):
@@ -36,21 +55,22 @@ class Flagged(NamedTuple):
 
     score: float
     id: str
-    decision: Decision
+    decision: str
     categories: tuple[str, ...]
     text: str  # its beginning
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a scan found. `flagged` holds the rows with the highest scores, at most `SHOWN`, highest first."""
+    """What a scan found, and what this run did of it. `flagged` are the rows with the highest scores, highest first."""
 
     rows: int
     decisions: dict[str, int]
     categories: dict[str, int]
-    seconds: float
+    judged: int  # rows of this run
+    seconds: float  # of this run
+    errors_file: str
     flagged: tuple[Flagged, ...]
-    errors_file: Path
 
     @property
     def errors(self) -> int:
@@ -59,123 +79,208 @@ class Summary:
 
     @property
     def rows_per_second(self) -> float:
-        return self.rows / self.seconds if self.seconds else 0.0
+        return self.judged / self.seconds if self.seconds else 0.0
 
 
 def scan(
-    moderator: Moderator, source: Path, output: Path, *, text_column: str = "text", id_column: str | None = None,
-    policy: str | Policy | None = None, categories: Iterable[str] | None = None, kind: Kind | str | None = None,
-    on_progress: OnProgress | None = None,
+    moderator: Moderator, job: Job, *, restart: bool = False, retry_errors: bool = False,
+    show: int = 0, on_progress: OnProgress | None = None,
 ) -> Summary:  # fmt: skip
-    """Judge the rows of `source` and write the verdicts to `output`. Raises `InvalidFile` and `UnknownPolicy`.
+    """Do a job, or what is left of it. `restart` throws away what earlier runs found, `retry_errors` asks again about
+    the rows that they found no verdict for; the summary has the `show` worst rows.
 
-    Without `id_column` the number of the row, from 1, is its id.
+    Raises `InvalidFile` and what judging under the policy raises.
     """
-    check(source, output, text_column, id_column)
+    job.check()
     started = time.monotonic()
-    reader = open_reader(source, text_column, id_column)
-    example = moderator.task("example", policy=policy, categories=categories, kind=kind)  # resolves the names, once
-    tally = _Tally()
-    with open_writer(output) as verdicts, ErrorsWriter(errors_file(output)) as errors:
-        for rows in _blocks(reader):
-            judged = list(zip(rows, _judge(moderator, rows, example), strict=True))
-            verdicts.write([record(row.id, verdict) for row, verdict in judged])
-            errors.write([_error_record(row, verdict) for row, verdict in judged if verdict.error])
-            tally.add(judged)
-            if on_progress:
-                on_progress(tally.rows, reader.share)
-    return tally.summary(time.monotonic() - started, errors_file(output))
-
-
-def check(source: Path, output: Path, text_column: str, id_column: str | None = None) -> None:
-    """Can these files be scanned so? Raises `InvalidFile`; cheap, so it can be asked before a model is loaded."""
-    open_reader(source, text_column, id_column).check()
-    open_writer(output)
-    for written in (output, errors_file(output)):
-        if written.exists() and written.samefile(source):
-            raise InvalidFile(f"{source}: the scan would overwrite its own input.", hint="Name another output.")
-
-
-def errors_file(output: Path) -> Path:
-    """The side file for the rows without a verdict."""
-    return output.with_name(f"{output.name}.errors.jsonl")
-
-
-def _blocks(rows: Reader) -> Iterator[list[Row]]:
-    block: list[Row] = []
-    characters = 0
-    for row in rows:
-        block.append(row)
-        characters += len(row.text)
-        if len(block) == BLOCK_ROWS or characters >= BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
-
-
-def _judge(moderator: Moderator, rows: Sequence[Row], example: Task) -> list[Verdict]:
-    """A verdict per row. Rows with the same text share one: they are judged once."""
-    kind, policy = example.item.kind, example.policy
-    tasks: dict[str, Task] = {}
-    verdicts: dict[str, Verdict] = {}
-    for row in rows:
-        if row.error is None and row.text not in tasks:
-            try:
-                tasks[row.text] = Task(Item(text=row.text, kind=kind), policy)
-            except GuardError as error:
-                verdicts[row.text] = moderator.failed(policy, error)
-    verdicts.update(zip(tasks, _judge_tasks(moderator, list(tasks.values())), strict=True))
-    return [moderator.failed(policy, row.error) if row.error else verdicts[row.text] for row in rows]
-
-
-def _judge_tasks(moderator: Moderator, tasks: list[Task]) -> list[Verdict]:
-    """`judge_many`; should it raise, each task is tried alone, so that one cannot take the others with it."""
-    try:
-        return moderator.judge_many(tasks)
-    except Exception as cause:
-        if len(tasks) > 1:
-            return [verdict for task in tasks for verdict in _judge_tasks(moderator, [task])]
-        error = (
-            cause if isinstance(cause, GuardError) else EngineError(f"Judging failed: {type(cause).__name__}.")
-        )  # a foreign message may quote the text
-        return [moderator.failed(task.policy, error) for task in tasks]
-
-
-def _error_record(row: Row, verdict: Verdict) -> dict[str, object]:
-    assert verdict.error  # the caller has chosen the rows that have one
-    return {
-        "id": row.id, "row": row.number, "code": verdict.error.code, "message": verdict.error.message, "text": row.text,
-    }  # fmt: skip
-
-
-class _Tally:
-    """Counts, and the flagged rows with the highest scores; what it holds does not grow with the file."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._decisions: Counter[str] = Counter()
-        self._categories: Counter[str] = Counter()
-        self._flagged: list[tuple[float, int, Flagged]] = []  # a heap; of equal scores the earlier row stays
-
-    def add(self, judged: Iterable[tuple[Row, Verdict]]) -> None:
-        for row, verdict in judged:
-            self.rows += 1
-            self._decisions[verdict.decision.value] += 1
-            self._categories.update(verdict.categories)
-            if not verdict.accepted and verdict.error is None:
-                score = verdict.score or 0.0
-                flagged = Flagged(score, row.id, verdict.decision, verdict.categories, row.text[:_BEGINNING])
-                heapq.heappush(self._flagged, (score, -row.number, flagged))
-                if len(self._flagged) > SHOWN:
-                    heapq.heappop(self._flagged)
-
-    def summary(self, seconds: float, errors: Path) -> Summary:
+    with _ledger(job, moderator, restart) as ledger:
+        run = _Run(moderator, job, ledger, on_progress)
+        if retry_errors:
+            run.again()
+        run.rest()
+        if job.output != STDOUT:
+            _output(job, ledger)
         return Summary(
-            rows=self.rows,
-            decisions=dict(self._decisions.most_common()),
-            categories=dict(self._categories.most_common()),
-            seconds=seconds,
-            flagged=tuple(flagged for _, _, flagged in sorted(self._flagged, reverse=True)),
-            errors_file=errors,
+            rows=sum(entry.rows for entry in ledger.entries),
+            decisions=ledger.tally("decisions"),
+            categories=ledger.tally("categories"),
+            judged=run.judged,
+            seconds=time.monotonic() - started,
+            errors_file=errors_file(job.output),
+            flagged=tuple(_worst(ledger, show)),
         )
+
+
+@contextmanager
+def _ledger(job: Job, moderator: Moderator, restart: bool) -> Iterator[Ledger]:
+    """The job's ledger, ours alone; of a job that could not go on anyway, a passing one."""
+    with ExitStack() as stack:
+        place = job.place
+        if not job.resumable:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="guard-scan-"))
+        store = open_store(place)
+        stack.enter_context(store.alone())
+        yield Ledger(store, job.key(moderator), restart)
+
+
+class _Run:
+    """One run over what the ledger does not have."""
+
+    def __init__(self, moderator: Moderator, job: Job, ledger: Ledger, on_progress: OnProgress | None) -> None:
+        self.judged = 0
+        self._job, self._ledger = job, ledger
+        self._new_judge = partial(Judge, moderator, job.policy, job.kind, job.keep_text)
+        self._on_progress = on_progress or (lambda now: None)
+        self._now = Now(0, 0.0, 0, 0)
+        for entry in ledger.entries:
+            self._count(entry)
+
+    def rest(self) -> None:
+        """Judge all blocks that are missing."""
+        if self._complete():
+            return
+        judge = self._new_judge()
+        done = len(self._ledger.entries)
+
+        def missing() -> Iterator[Prepared]:
+            for block in self._blocks(done):
+                if block.number < done:
+                    judge.recall(block, self._ledger.records(block.number))
+                else:
+                    yield judge.prepare(block)
+
+        self._work(missing(), judge, self._commit)
+
+    def again(self) -> None:
+        """Judge anew the rows that have no verdict."""
+        failed = [entry.block for entry in self._ledger.entries if entry.errors]
+        if not failed:
+            return
+        judge = self._new_judge()
+
+        def chosen() -> Iterator[Prepared]:
+            for block in takewhile(lambda block: block.number <= failed[-1], self._blocks(failed[0])):
+                if block.number in failed:
+                    there = self._ledger.records(block.number)
+                    pairs = zip(block.comments, there, strict=True)
+                    yield judge.prepare(block._replace(comments=[c for c, one in pairs if _is_error(one)]))
+
+        self._work(chosen(), judge, self._mend)
+
+    def _complete(self) -> bool:
+        """Has the whole input been judged? If it has grown since, its last block is forgotten."""
+        entries = self._ledger.entries
+        if not entries or not entries[-1].last:
+            return False
+        if unfinished(entries[-1].end):  # its last line may have grown, too: only reading the block again can tell
+            before = entries[-2].mark if len(entries) > 1 else None
+            with closing(blocks(self._job.reader(), self._job.columns, entries[-1].block, before)) as again:
+                block = next(again, None)
+            complete = block is not None and block.last and block.digest == entries[-1].digest
+        else:
+            with closing(self._job.reader().rows(*entries[-1].mark)) as rows:
+                complete = next(rows, None) is None
+        if not complete:
+            self._count(self._ledger.drop_last(), -1)
+        return complete
+
+    def _blocks(self, first: int) -> Iterator[Block]:
+        """The blocks from `first` on, and the `WINDOW` before it. Raises `InvalidFile` where they are not the blocks
+        that the ledger knows."""
+        known = self._ledger.entries
+        begin = max(0, first - WINDOW)
+        number = begin - 1
+        for block in blocks(self._job.reader(), self._job.columns, begin, known[begin - 1].mark if begin else None):
+            number = block.number
+            if number < len(known) and block.digest != known[number].digest:
+                break
+            yield block
+        if number < len(known) - 1:
+            raise InvalidFile(
+                f"The input is not the one that this scan began with: block {number} differs.",
+                hint="Restore it, name another output, or judge everything again with --restart.",
+            )
+
+    def _work(self, prepared: Iterator[Prepared], judge: Judge, finish: Callable[[Judge, Scored], None]) -> None:
+        """Score what is prepared in another thread, and have it finished in a third."""
+        finishing: Future[None] | None = None
+        self._on_progress(self._now)
+        with ThreadPoolExecutor(1, "guard-scan-write") as writer, closing(ahead(prepared, _AHEAD)) as coming:
+            for one in coming:
+                scored = judge.score(one, partial(self._tell, one.block))
+                if finishing:
+                    finishing.result()
+                finishing = writer.submit(finish, judge, scored)
+            if finishing:
+                finishing.result()
+        self._on_progress(self._now)
+
+    def _commit(self, judge: Judge, scored: Scored) -> None:
+        block = scored.prepared.block
+        entry = commit(self._ledger.store, block, *judge.records(scored))
+        self._ledger.add(entry)
+        self.judged += entry.rows
+        self._count(entry)
+        self._now = self._now._replace(share=block.share)
+        if self._job.output == STDOUT:
+            sys.stdout.buffer.writelines(self._ledger.lines(block.number)[0])
+            sys.stdout.buffer.flush()
+
+    def _mend(self, judge: Judge, scored: Scored) -> None:
+        """Put new verdicts in the place of errors."""
+        block = scored.prepared.block
+        found, errors = judge.records(scored)
+        mended = iter(found)
+        records = [next(mended) if _is_error(one) else one for one in self._ledger.records(block.number)]
+        entry = commit(self._ledger.store, block, records, errors)
+        self._count(self._ledger.entries[block.number], -1)
+        self._ledger.add(entry)
+        self.judged += len(found)
+        self._count(entry)
+
+    def _count(self, entry: Entry, times: int = 1) -> None:
+        rows, share, flagged, errors = self._now
+        stopped = sum(n for decision, n in entry.decisions.items() if decision in _STOPPING)
+        self._now = Now(rows + times * entry.rows, share, flagged + times * stopped, errors + times * entry.errors)
+
+    def _tell(self, block: Block, share: float) -> None:
+        """Say how far the run is: `share` of this block is scored, and the one before may not be committed yet."""
+        now = self._now
+        self._on_progress(
+            now._replace(
+                rows=block.comments[0].number - 1 + round(share * len(block.comments)),
+                share=max(now.share, now.share + share * (block.share - now.share)),
+            )
+        )
+
+
+def _output(job: Job, ledger: Ledger) -> None:
+    """Make the output, unless it is there and made of these blocks."""
+    finished = ledger.finished()
+    if finished and finished["blocks"] == ledger.sum and finished["bytes"] == size_of(job.output):
+        return
+    made = write_output(
+        (ledger.lines(entry.block)[0] for entry in ledger.entries),
+        (ledger.lines(entry.block)[1] for entry in ledger.entries if entry.errors),
+        job.output,
+        job.output_columns,
+    )
+    ledger.finish({**made, "blocks": ledger.sum})
+
+
+def _worst(ledger: Ledger, most: int) -> list[Flagged]:
+    """The flagged rows with the highest scores; of equal scores the earlier row stays."""
+    stopped = (
+        one for entry in ledger.entries if most for one in ledger.records(entry.block) if one["decision"] in _STOPPING
+    )
+    worst = heapq.nlargest(most, stopped, key=lambda one: float(one["score"]))  # stable
+    return [
+        Flagged(
+            one["score"], one["id"], one["decision"], tuple(one["categories"]), (one.get("text") or "")[:_BEGINNING]
+        )
+        for one in worst
+    ]
+
+
+def _is_error(record: Record) -> bool:
+    return bool(record["decision"] == Decision.ERROR)
