@@ -12,7 +12,7 @@ from guard.report import plots
 from guard.report.buckets import Buckets
 from guard.report.changes import Change
 from guard.report.clusters import ALIKE, FEWEST, Clusters
-from guard.report.found import BINS, Found, Over, Places, Worst
+from guard.report.found import BINS, NAMES, Found, Over, Places, Worst
 from guard.report.parts import Cell, Foreign, Hidden, Numbers, Paragraph, Part, Picture, Section, Table, joined
 from guard.report.rates import FEWEST as FEWEST_JUDGED
 from guard.report.rates import share
@@ -92,18 +92,19 @@ def _categories(rows: Rows, found: Found) -> Iterable[Part]:
         yield Paragraph("No stopped row names a category.")
         return
     yield Paragraph("A row may name several. Shares are of the rows that were judged.")
+    if len(found.categories) == NAMES:
+        yield Paragraph(f"There may be more: these are the {NAMES} commonest.")
     yield Table(
         "Stopped rows by category", ("category", "rows", "share"),
         tuple((Foreign(name), n, share(n, found.judged)) for name, n in found.categories.items()),
     )  # fmt: skip
-    if found.over and found.over.categories:
-        shown = list(found.over.categories)[:_SERIES]
-        others = list(found.over.categories)[_SERIES:]
-        series = {plots.SERIES[i]: found.over.categories[name] for i, name in enumerate(shown)}
-        legend: list[tuple[str, str | Foreign]] = [(plots.SERIES[i], Foreign(name)) for i, name in enumerate(shown)]
+    if found.over:
+        over = found.over.counts.categories
+        shown, others = list(over)[:_SERIES], list(over)[_SERIES:]
+        series = {colour: over[name] for colour, name in zip(plots.SERIES, shown, strict=False)}
+        legend: list[tuple[str, str | Foreign]] = list(zip(plots.SERIES, map(Foreign, shown), strict=False))
         if others:
-            sums = zip(*(found.over.categories[name] for name in others), strict=True)
-            series[plots.SERIES[-1]] = tuple(map(sum, sums))
+            series[plots.SERIES[-1]] = tuple(map(sum, zip(*(over[name] for name in others), strict=True)))
             legend.append((plots.SERIES[-1], f"{len(others)} others"))
         buckets = found.over.buckets
         says = f"Categories of stopped rows, by {buckets.name}"
@@ -129,21 +130,21 @@ def _over(rows: Rows, over: Over | None) -> Iterable[Part]:
             "No row has a time. `guard scan` writes the column `time` where the input has one and is told which it is."
         )
     else:
-        buckets = over.buckets
-        allowed = [judged - stopped for judged, stopped in zip(over.judged, over.stopped, strict=True)]
+        buckets, counts = over.buckets, over.counts
+        allowed = [judged - stopped for judged, stopped in zip(counts.judged, counts.stopped, strict=True)]
         yield Picture(
-            plots.rows_over_time(buckets, allowed, over.stopped), f"Judged rows, by {buckets.name}",
+            plots.rows_over_time(buckets, allowed, counts.stopped), f"Judged rows, by {buckets.name}",
             (("calm", "allowed"), ("stop", "stopped")),
         )  # fmt: skip
         yield Picture(
-            plots.share_over_time("share", buckets, {"stop": (over.stopped, over.judged)}),
+            plots.share_over_time("share", buckets, {"stop": (counts.stopped, counts.judged)}),
             f"Share of judged rows that was stopped, by {buckets.name}, with its 95 % interval",
         )
         yield Table(
             f"Rows by {buckets.name}", ("from (UTC)", "rows", "judged", "stopped", "share stopped"),
             tuple(
-                (buckets.label(start), over.rows[i], over.judged[i], over.stopped[i],
-                 share(over.stopped[i], over.judged[i]))
+                (buckets.label(start), counts.rows[i], counts.judged[i], counts.stopped[i],
+                 share(counts.stopped[i], counts.judged[i]))
                 for i, start in enumerate(buckets.starts)
             ),
             folded=True,
@@ -167,7 +168,7 @@ def _over(rows: Rows, over: Over | None) -> Iterable[Part]:
 
 def _places(places: Places, name: str, rows: Rows) -> Iterable[Part]:
     if name in rows.missing:
-        yield Paragraph(f"No row has a {name}: the scan was not told which column holds it.")
+        yield Paragraph(f"No row names its {name}: the scan was not told which column holds it.")
         return
     yield Paragraph(
         f"{places.different:,} {name}s, {places.with_stopped:,} of them with stopped rows. "
@@ -291,20 +292,21 @@ def _watched(rows: Rows, one: Watched, number: int) -> Iterable[Part]:
             tuple((Foreign(name), there, elsewhere) for name, there, elsewhere in one.categories),
         )  # fmt: skip
     if one.over:
-        buckets, over = one.over.buckets, one.over
+        over = one.over
+        buckets, mine, others = over.buckets, over.mine, over.others
         says = f"Share stopped, by {buckets.name}, with 95 % intervals"
         marks = (("mark", "a change begins"),) if over.harm_changes else ()
         yield Picture(
             plots.share_over_time(
                 f"watch-{number}", buckets,
-                {"calm": (over.other_stopped, over.other_judged), "stop": (over.stopped, over.judged)},
+                {"calm": (others.stopped, others.judged), "stop": (mine.stopped, mine.judged)},
                 over.harm_changes,
             ),
             says, (("stop", "rows that mention it"), ("calm", "all other rows"), *marks),
         )  # fmt: skip
         marks = (("mark", "a change begins"),) if over.mention_changes else ()
         yield Picture(
-            plots.mentions_over_time(f"mentions-{number}", buckets, over.rows, over.mention_changes),
+            plots.mentions_over_time(f"mentions-{number}", buckets, mine.rows, over.mention_changes),
             f"Rows that mention it, by {buckets.name}", marks,
         )  # fmt: skip
         yield from _changes(buckets, over.harm_changes, "share stopped of the rows that mention it")
@@ -312,10 +314,10 @@ def _watched(rows: Rows, one: Watched, number: int) -> Iterable[Part]:
         yield Table(
             f"By {buckets.name}",
             ("from (UTC)", "mentions", "stopped", "share stopped", "share stopped of all other rows",
-             *map(_plain, over.categories)),
+             *map(_plain, mine.categories)),
             tuple(
-                (buckets.label(start), over.rows[i], over.stopped[i], share(over.stopped[i], over.judged[i]),
-                 share(over.other_stopped[i], over.other_judged[i]), *(n[i] for n in over.categories.values()))
+                (buckets.label(start), mine.rows[i], mine.stopped[i], share(mine.stopped[i], mine.judged[i]),
+                 share(others.stopped[i], others.judged[i]), *(n[i] for n in mine.categories.values()))
                 for i, start in enumerate(buckets.starts)
             ),
             folded=True,

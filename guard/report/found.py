@@ -5,9 +5,10 @@ The one rule: a share is of the rows that were judged; rows without a verdict ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 
@@ -19,6 +20,7 @@ from guard.report.source import Rows
 TOP = 15  # boards, and authors, that are listed
 WORST = 25
 BINS = 20  # of scores
+NAMES = 100  # of decisions, categories, codes, policies: a file may say anything, and a page must end
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,21 @@ class Places:
     unknown: int  # rows that have none
 
 
-@dataclass(frozen=True)
-class Over:
-    """Counts per bucket of time [buckets]."""
+class Counts(NamedTuple):
+    """Rows per bucket of time [buckets]; of each category, stopped rows."""
 
-    buckets: Buckets
     rows: tuple[int, ...]
     judged: tuple[int, ...]
     stopped: tuple[int, ...]
-    categories: dict[str, tuple[int, ...]]  # the commonest first
+    categories: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Over:
+    """The rows over time; the commonest category first."""
+
+    buckets: Buckets
+    counts: Counts
     outside: int  # rows with a time far from all others
     untimed: int
 
@@ -98,27 +106,28 @@ def found(rows: Rows) -> Found:
         unsupported=pl.col("unsupported_language").sum(),
     ).collect(engine="streaming").row(0, named=True)  # fmt: skip
     stopped = lazy.filter("stopped")
+    categories = counted(stopped.select(each_category()).drop_nulls())
     return Found(
         rows=rows.total, judged=facts["judged"] or 0, stopped=facts["stopped"] or 0,
         decisions=counted(lazy.select(pl.col("decision").fill_null("(none)"))),
-        categories=counted(stopped.select(_each_category()).drop_nulls()),
+        categories=categories,
         errors=counted(lazy.select(pl.col("code")).drop_nulls()),
         truncated=facts["truncated"] or 0, unsupported_language=facts["unsupported"] or 0,
         policies=tuple(counted(lazy.select(pl.col("policy")).drop_nulls())),
         models=tuple(counted(lazy.select(pl.col("model")).drop_nulls())),
-        histogram=_histogram(lazy), over=_over(rows), boards=_places(lazy, "board"), authors=_places(lazy, "author"),
-        worst=_worst(stopped),
+        histogram=_histogram(lazy), over=_over(rows, categories), boards=_places(lazy, "board"),
+        authors=_places(lazy, "author"), worst=worst_of(stopped, WORST),
     )  # fmt: skip
 
 
 def counted(column: pl.LazyFrame) -> dict[str, int]:
-    """How often each value of the one column stands in it, the commonest first."""
+    """How often each value of the one column stands in it, the commonest first, at most `NAMES`."""
     (name,) = column.collect_schema().names()
-    counts = column.group_by(name).agg(rows=pl.len()).sort("rows", name, descending=[True, False])
+    counts = column.group_by(name).agg(rows=pl.len()).sort("rows", name, descending=[True, False]).head(NAMES)
     return dict(counts.collect(engine="streaming").iter_rows())
 
 
-def _each_category() -> pl.Expr:
+def each_category() -> pl.Expr:
     """A row per category; a row that names one twice counts once."""
     return pl.col("categories").list.unique().explode()
 
@@ -136,21 +145,16 @@ def _histogram(lazy: pl.LazyFrame) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _over(rows: Rows) -> Over | None:
+def _over(rows: Rows, categories: Iterable[str]) -> Over | None:
     found_buckets, outside = of_rows(rows.lazy())
     if found_buckets is None:
         return None
-    counts = over_time(rows.lazy(), found_buckets)
-    in_all = [name for name, _ in sorted(counts["categories"].items(), key=lambda item: (-sum(item[1]), item[0]))]
-    timed = sum(counts["rows"]) + outside
-    return Over(
-        found_buckets, counts["rows"], counts["judged"], counts["stopped"],
-        {name: counts["categories"][name] for name in in_all}, outside, rows.total - timed,
-    )  # fmt: skip
+    counts = over_time(rows.lazy(), found_buckets, categories)
+    return Over(found_buckets, counts, outside, rows.total - sum(counts.rows) - outside)
 
 
-def over_time(lazy: pl.LazyFrame, of: Buckets) -> dict[str, Any]:
-    """Counts of rows per bucket: `rows`, `judged`, `stopped` [buckets], and `categories`: stopped rows of each."""
+def over_time(lazy: pl.LazyFrame, of: Buckets, categories: Iterable[str]) -> Counts:
+    """Rows per bucket, and stopped rows of each of some categories."""
     bucketed = lazy.with_columns(bucket=of.of(pl.col("time"))).filter(pl.col("bucket").is_not_null())
     totals = (
         bucketed.group_by("bucket").agg(pl.len().alias("rows"), pl.col("judged").sum(), pl.col("stopped").sum())
@@ -158,18 +162,17 @@ def over_time(lazy: pl.LazyFrame, of: Buckets) -> dict[str, Any]:
     )  # fmt: skip
     frame = pl.DataFrame({"bucket": of.starts}, schema={"bucket": pl.Datetime("us")})
     frame = frame.join(totals, on="bucket", how="left", maintain_order="left").fill_null(0)
+    per_bucket = {name: [0] * len(of.starts) for name in categories}
     named = (
         bucketed.filter("stopped").select("bucket", category=pl.col("categories").list.unique()).explode("category")
-        .drop_nulls().group_by("category", "bucket").agg(rows=pl.len()).collect(engine="streaming")
+        .filter(pl.col("category").is_in(list(per_bucket))).group_by("category", "bucket").agg(rows=pl.len())
+        .collect(engine="streaming")
     )  # fmt: skip
     place = {start: i for i, start in enumerate(of.starts)}
-    categories: dict[str, list[int]] = {}
     for category, bucket, rows in named.iter_rows():
-        categories.setdefault(category, [0] * len(of.starts))[place[bucket]] = rows
-    return {
-        **{name: tuple(frame[name].to_list()) for name in ("rows", "judged", "stopped")},
-        "categories": {name: tuple(counts) for name, counts in sorted(categories.items())},
-    }
+        per_bucket[category][place[bucket]] = rows
+    rows, judged, stopped = (tuple(frame[name].to_list()) for name in ("rows", "judged", "stopped"))
+    return Counts(rows, judged, stopped, {name: tuple(counts) for name, counts in per_bucket.items()})
 
 
 def _places(lazy: pl.LazyFrame, column: str) -> Places:
@@ -211,7 +214,3 @@ def worst_of(stopped: pl.LazyFrame, most: int) -> tuple[Worst, ...]:
         Worst(**{**row, "id": row["id"] or "", "categories": tuple(row["categories"])})
         for row in rows.select(names).iter_rows(named=True)
     )
-
-
-def _worst(stopped: pl.LazyFrame) -> tuple[Worst, ...]:
-    return worst_of(stopped, WORST)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from guard.errors import InvalidFile, NotOffered
+from guard.errors import InvalidFile, InvalidRequest, NotOffered
 from guard.report.clusters import clusters
+from guard.report.files import write
 from guard.report.found import Found, found
 from guard.report.markdown import as_markdown
-from guard.report.page import as_html
 from guard.report.sample import Reviewed, draw, review
 from guard.report.source import read
 from guard.report.watch import terms, watched
@@ -45,34 +45,31 @@ def report(
     """
     try:
         from guard.report.content import content, lead
+        from guard.report.page import as_html
     except ModuleNotFoundError as cause:
         if (cause.name or "").partition(".")[0] != "matplotlib":
             raise
         raise NotOffered("Reports need matplotlib.", hint="pip install 'guard-moderation[report]'") from cause
     names = terms(watch)
     folder = out.with_name(f"{out.name}.report") if folder is None else folder
+    sheet = folder / SAMPLE if sample else None
+    if sheet and sheet.exists():
+        raise InvalidRequest(
+            f"{sheet}: there already, perhaps with labels.", hint="Move it away, or name another folder with --out."
+        )
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".rows-", dir=folder) as temporary:
             rows = read(out, Path(temporary))
-            drawn = draw(rows, sample, folder / SAMPLE) if sample else 0
             labels = review(rows, reviewed) if reviewed else None
             counts = found(rows)
             sections = content(rows, counts, clusters(rows, Path(temporary)), watched(rows, counts, names), labels)
+            drawn = draw(rows, sample, sheet) if sample and sheet else 0
         line = lead(out.name, counts)
-        _write(folder / PAGE, as_html(_TITLE, line, sections))
-        _write(folder / SUMMARY, as_markdown(_TITLE, line, sections))
+        write(folder / PAGE, as_html(_TITLE, line, sections))
+        write(folder / SUMMARY, as_markdown(_TITLE, line, sections))
     except OSError as cause:
         raise InvalidFile(
             f"{folder}: the report cannot be written ({cause.strerror}).", hint="Name another folder with --out."
         ) from cause
-    return Report(counts, labels, folder / PAGE, folder / SUMMARY, folder / SAMPLE if sample else None, drawn)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    return Report(counts, labels, folder / PAGE, folder / SUMMARY, sheet, drawn)

@@ -17,6 +17,7 @@ them, and so do those that begin with `'`; `bare` takes it off again.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ import polars as pl
 from guard.errors import InvalidFile, InvalidRequest
 from guard.labelled import ACCEPTABLE, UNACCEPTABLE, plain_label
 from guard.measure.intervals import Estimate, undefined, wilson
+from guard.report.files import write
 from guard.report.source import JUDGED, STOPPED, Rows
 from guard.scan.readers import open_reader
 from guard.verdict import Decision
@@ -60,10 +62,12 @@ def bare(cell: str) -> str:
 
 
 def draw(rows: Rows, wanted: int, path: Path) -> int:
-    """Write a sample of `wanted` rows, or of all if there are no more, to a new file; returns how many.
+    """Write a sample of `wanted` rows, or of all if there are no more, to `path`; returns how many.
 
-    Raises `InvalidRequest` where the file is there already: it may hold labels.
+    Raises `InvalidRequest` where the rows have no texts.
     """
+    if "text" in rows.missing:
+        raise InvalidRequest("The scan's output has no texts to review.", hint="Scan again without --no-text.")
     decisions = rows.lazy().select("number", "decision").filter(pl.col("decision").is_in(JUDGED)).collect()
     strata = {
         name: decisions.filter(pl.col("decision") == name)["number"].to_numpy()
@@ -78,20 +82,15 @@ def draw(rows: Rows, wanted: int, path: Path) -> int:
     chosen = pl.Series(random.permutation(drawn)).cast(pl.UInt32)
     found = rows.lazy().filter(pl.col("number").is_in(chosen.implode())).collect(engine="streaming")
     found = pl.DataFrame({"number": chosen}).join(found, on="number", how="left", maintain_order="left")
-    try:
-        with path.open("x", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets
-            sheet = csv.writer(file)
-            sheet.writerow(COLUMNS)
-            for row in found.iter_rows(named=True):
-                name = row["decision"]
-                cells = (row["id"] or "", row["text"] or "", name, ";".join(row["categories"]))
-                score = "" if row["score"] is None else row["score"]
-                weight = f"{len(strata[name]) / shares[name]:.6g}"
-                sheet.writerow([*map(harmless, cells), score, name, weight, ""])
-    except FileExistsError as cause:
-        raise InvalidRequest(
-            f"{path}: there already, perhaps with labels.", hint="Move it away, or name another folder with --out."
-        ) from cause
+    text = io.StringIO()
+    sheet = csv.writer(text)
+    sheet.writerow(COLUMNS)
+    for row in found.iter_rows(named=True):
+        name = row["decision"]
+        cells = (row["id"] or "", row["text"] or "", name, ";".join(row["categories"]))
+        score = "" if row["score"] is None else row["score"]
+        sheet.writerow([*map(harmless, cells), score, name, f"{len(strata[name]) / shares[name]:.6g}", ""])
+    write(path, text.getvalue(), "utf-8-sig")  # the mark tells spreadsheets the encoding
     return found.height
 
 
@@ -102,13 +101,11 @@ def allotted(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     {'allow': 37, 'flag': 20, 'block': 3}
     """
     given = dict.fromkeys(sizes, 0)
-    left = min(wanted, sum(sizes.values()))
-    while left:
-        open_ = [name for name in sizes if given[name] < sizes[name]]
-        for i, name in enumerate(open_):
-            extra = min(left // len(open_) + (i < left % len(open_)), sizes[name] - given[name])
-            given[name] += extra
-        left = min(wanted, sum(sizes.values())) - sum(given.values())
+    left = wanted
+    smallest_first = sorted(sizes, key=lambda name: sizes[name])
+    for i, name in enumerate(smallest_first):
+        given[name] = min(sizes[name], left // (len(sizes) - i))
+        left -= given[name]
     return given
 
 

@@ -21,7 +21,7 @@ from guard.verdict import Decision
 
 STOPPED = tuple(d.value for d in (Decision.FLAG, Decision.REVIEW, Decision.BLOCK))
 JUDGED = (Decision.ALLOW.value, *STOPPED)
-BATCH = 2**16  # rows that are in memory at once, where Python looks at each
+BATCH = 2**14  # rows that are in memory at once, where Python looks at each
 
 _COLUMNS: dict[str, Any] = {
     "id": pl.String, "decision": pl.String, "score": pl.Float64, "categories": pl.List(pl.String),

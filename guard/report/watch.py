@@ -5,7 +5,7 @@ A name is found as a policy's deny terms are: as whole words, whatever their cas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,7 +15,7 @@ from guard.measure.intervals import Estimate
 from guard.policy import Rule, folded
 from guard.report.buckets import Buckets
 from guard.report.changes import Change, changes
-from guard.report.found import Found, Worst, counted, over_time, worst_of
+from guard.report.found import Counts, Found, Worst, counted, each_category, over_time, worst_of
 from guard.report.rates import share
 from guard.report.source import Rows
 
@@ -25,15 +25,11 @@ MOST = 20
 
 @dataclass(frozen=True)
 class WatchedOver:
-    """Counts per bucket of time [buckets] of the rows with the name, and of all others."""
+    """Over time: the rows with the name, all others, and where the former changed."""
 
     buckets: Buckets
-    rows: tuple[int, ...]
-    judged: tuple[int, ...]
-    stopped: tuple[int, ...]
-    other_judged: tuple[int, ...]
-    other_stopped: tuple[int, ...]
-    categories: dict[str, tuple[int, ...]]
+    mine: Counts
+    others: Counts
     harm_changes: tuple[Change, ...]  # of the share that is harmful, among the rows with the name
     mention_changes: tuple[Change, ...]  # of the share of all rows that have the name
 
@@ -97,7 +93,8 @@ def _watched(rows: Rows, all_found: Found, name: str, numbers: pl.Series) -> Wat
         int(value or 0)
         for value in mentions.select(pl.col("judged").sum(), pl.col("stopped").sum()).collect(engine="streaming").row(0)
     )
-    categories = counted(mentions.filter("stopped").select(pl.col("categories").list.unique().explode()).drop_nulls())
+    named = counted(mentions.filter("stopped").select(each_category()).drop_nulls())
+    categories = {name: n for name, n in named.items() if name in all_found.categories}
     others = all_found.judged - judged
     return Watched(
         term=name, rows=len(numbers), mentioned=share(len(numbers), rows.total), harmful=share(stopped, judged),
@@ -106,23 +103,21 @@ def _watched(rows: Rows, all_found: Found, name: str, numbers: pl.Series) -> Wat
             (category, share(n, judged), share(all_found.categories[category] - n, others))
             for category, n in categories.items()
         ),
-        over=_over(mentions, all_found), examples=worst_of(mentions.filter("stopped"), EXAMPLES),
+        over=_over(mentions, all_found, categories), examples=worst_of(mentions.filter("stopped"), EXAMPLES),
     )  # fmt: skip
 
 
-def _over(mentions: pl.LazyFrame, all_found: Found) -> WatchedOver | None:
+def _over(mentions: pl.LazyFrame, all_found: Found, categories: Iterable[str]) -> WatchedOver | None:
     whole = all_found.over
     if whole is None:
         return None
-    counts = over_time(mentions, whole.buckets)
+    mine = over_time(mentions, whole.buckets, categories)
+    rows, judged, stopped = map(_rest, whole.counts[:3], mine[:3])
     return WatchedOver(
-        buckets=whole.buckets, rows=counts["rows"], judged=counts["judged"], stopped=counts["stopped"],
-        other_judged=_others(whole.judged, counts["judged"]), other_stopped=_others(whole.stopped, counts["stopped"]),
-        categories=counts["categories"],
-        harm_changes=tuple(changes(counts["stopped"], counts["judged"])),
-        mention_changes=tuple(changes(counts["rows"], whole.rows)),
+        whole.buckets, mine, Counts(rows, judged, stopped, {}), tuple(changes(mine.stopped, mine.judged)),
+        tuple(changes(mine.rows, whole.counts.rows)),
     )  # fmt: skip
 
 
-def _others(whole: Sequence[int], mine: Sequence[int]) -> tuple[int, ...]:
+def _rest(whole: Sequence[int], mine: Sequence[int]) -> tuple[int, ...]:
     return tuple(all_ - some for all_, some in zip(whole, mine, strict=True))

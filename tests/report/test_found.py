@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from guard.report.found import BINS, TOP, WORST, found
+from guard.report.found import NAMES as MOST_NAMES
 from tests.report.conftest import numbered, row
 
 NAMES = ["insult", "spam", "threat"]
@@ -55,8 +56,8 @@ def test_counts_are_those_of_counting_by_hand(rows_of: Callable):
     assert [one.id for one in counts.worst] == [
         one["id"] for one in sorted(stopped, key=lambda one: (-one["score"], int(one["id"])))[:WORST]
     ]
-    assert counts.over and sum(counts.over.rows) == 1500 and sum(counts.over.stopped) == len(stopped)
-    assert {name: sum(n) for name, n in counts.over.categories.items()} == counts.categories
+    assert counts.over and sum(counts.over.counts.rows) == 1500 and sum(counts.over.counts.stopped) == len(stopped)
+    assert {name: sum(n) for name, n in counts.over.counts.categories.items()} == counts.categories
 
 
 def test_a_row_that_names_a_category_twice_counts_once(rows_of: Callable):
@@ -77,3 +78,10 @@ def test_a_score_that_is_no_probability_is_none(rows_of: Callable):
 def test_no_rows_are_counted_as_none(rows_of: Callable):
     counts = found(rows_of([]))
     assert (counts.rows, counts.judged, counts.over, counts.worst) == (0, 0, None, ())
+
+
+def test_a_file_that_names_a_thousand_categories_gives_the_commonest_hundred(rows_of: Callable):
+    rows = numbered(row(decision="flag", categories=[f"c{i}", "spam"], time="2024-01-01") for i in range(1000))
+    counts = found(rows_of(rows))
+    assert len(counts.categories) == MOST_NAMES and counts.categories["spam"] == 1000
+    assert counts.over and len(counts.over.counts.categories) == MOST_NAMES

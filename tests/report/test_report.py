@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from guard import cli
-from guard.errors import InvalidFile, InvalidRequest
+from guard.errors import InvalidFile, InvalidRequest, NotOffered
 from guard.report.report import report
 from tests.report.conftest import ALL, numbered, row, write
 from tests.report.hostile import hostile_rows
@@ -52,7 +53,12 @@ def test_a_reviewed_sample_gives_estimates(tmp_path: Path, capsys: pytest.Captur
 def test_each_part_says_what_the_output_does_not_have(tmp_path: Path):
     out = write(tmp_path / "o.csv", scan(50), [name for name in ALL if name not in ("time", "board", "author", "text")])
     summary = report(out, watch=["acme"]).summary.read_text()
-    for said in ("No row has a time.", "No row has a board", "No row has a author", "has no texts (`--no-text`)"):
+    for said in (
+        "No row has a time.",
+        "No row names its board",
+        "No row names its author",
+        "has no texts (`--no-text`)",
+    ):
         assert said in summary
     bare = report(write(tmp_path / "b.jsonl", scan(50), ["decision"]), watch=["acme"]).summary.read_text()
     assert "No row has a score." in bare
@@ -95,3 +101,12 @@ def test_what_goes_wrong_is_told_and_leaves_nothing_behind(tmp_path: Path, capsy
     assert sorted(path.name for path in (tmp_path / "o.jsonl.report").iterdir()) == [
         "report.html", "report.md", "review.csv",
     ]  # fmt: skip
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("content", "page", "plots", "svg"):
+        monkeypatch.delitem(sys.modules, f"guard.report.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(NotOffered, match="guard-moderation"):
+        report(write(tmp_path / "o.jsonl", scan(5)))
+    assert not (tmp_path / "o.jsonl.report").exists()

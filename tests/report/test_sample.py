@@ -78,12 +78,15 @@ def test_a_sample_is_drawn_by_decision_with_weights(rows: Rows, tmp_path: Path):
     assert len({one["id"] for one in found}) == 100
 
 
-def test_the_same_sample_is_drawn_again_and_never_over_labels(rows: Rows, tmp_path: Path):
+def test_the_same_sample_is_drawn_again(rows: Rows, tmp_path: Path):
     for name in ("a.csv", "b.csv"):
         draw(rows, 30, tmp_path / name)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_rows_without_texts_cannot_be_reviewed(rows_of: Callable, tmp_path: Path):
     with pytest.raises(InvalidRequest):
-        draw(rows, 30, tmp_path / "a.csv")
+        draw(rows_of([row()]), 1, tmp_path / "a.csv")
 
 
 def test_labels_give_precision_and_what_was_missed(rows: Rows, tmp_path: Path):

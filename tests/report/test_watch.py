@@ -40,7 +40,7 @@ def test_rows_with_the_name_are_set_beside_all_others(rows_of: Callable):
     assert (one.harmful.value, one.others.value) == (280 / 1120, 56 / 1120)
     assert [(name, there.value, elsewhere.value) for name, there, elsewhere in one.categories] == [("insult", 0.25, 0)]
     assert one.over
-    assert sum(one.over.stopped) == 280 and sum(one.over.other_stopped) == 56
+    assert sum(one.over.mine.stopped) == 280 and sum(one.over.others.stopped) == 56
     starts = one.over.buckets.starts
     assert [starts[change.at].isoformat()[:10] for change in one.over.harm_changes] == ["2024-02-01"]
     assert one.over.mention_changes == ()
