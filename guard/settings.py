@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     service_tokens: Annotated[int, Field(ge=1)] = 2304
     """Tokens handed to the engine together by the service; fewer let the next request begin sooner."""
     queue_batches: Annotated[int, Field(ge=1)] = 2
-    """Batches of so many tokens that may be judged before a request is; beyond that it gets 429 with Retry-After."""
+    """Batches of so many tokens until a request is judged, at most; beyond that it gets 429 with Retry-After."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A request that would wait longer than this gets 429, one that did and is not begun 503."""
 

@@ -1,6 +1,6 @@
 """Many clients' tasks, answered together by one worker thread.
 
-    submit ──▶ line of asks ──one task of each in turn──▶ batch of so many tokens ──▶ answer ──▶ every ask's answers
+    submit ──▶ line of asks ──some tasks of each in turn──▶ batch of so many tokens ──▶ answer ──▶ every ask's answers
 
 What a task is and who answers it is the caller's: texts and their verdicts, requests and the engine's numbers.
 
@@ -73,9 +73,9 @@ class _Batch(NamedTuple, Generic[Task, Answer]):
 class Batcher(Generic[Task, Answer]):
     """The line of waiting tasks and the worker that has them answered, up to `service_tokens` at a time.
 
-    The worker takes whatever waits as soon as it is free. Each ask in the line gives one task in turn, so a request
-    of a thousand texts delays one of a single text by no more than a batch. A task that alone is more than a batch
-    goes alone.
+    The worker takes whatever waits as soon as it is free. Each ask in the line gives tasks of half a batch in turn, so
+    a request of a thousand texts delays one of a single text by no more than a batch; with less, requests of a dozen
+    texts would all be at work at once and all end late. A task that alone is more than a batch goes alone.
 
     `answer` answers tasks together, `failed` makes an answer of what kept one from being answered, and `tokens`
     estimates how many tokens a task is.
@@ -88,6 +88,7 @@ class Batcher(Generic[Task, Answer]):
         self._answer, self._failed, self._tokens = answer, failed, tokens
         self._settings = settings
         self._stalled_after = stalled_after
+        self._turn = settings.service_tokens // 2  # tokens that an ask gives at a time
         self._most_ahead = settings.queue_batches * settings.service_tokens
         self._wake = threading.Condition()  # guards all that follows
         self._line: deque[_Ask[Task, Answer]] = deque()  # asks with tasks that the worker has not taken
@@ -166,7 +167,7 @@ class Batcher(Generic[Task, Answer]):
             # Refused now, and not answered too late: by then the client has given up and the work was for nobody.
             # Behind a single large text one may always wait.
             late = self._rate and self.waiting / self._rate > longest
-            if late or (self._line and self._ahead(more) > self._most_ahead):
+            if late or (self._line and self._ahead(more) + self._own(more) > self._most_ahead):
                 raise Overloaded(f"About {self.waiting} tokens are waiting before it.", hint="Try again later.")
             self._line.append(ask)
             self._asks.add(ask)
@@ -175,8 +176,13 @@ class Batcher(Generic[Task, Answer]):
 
     def _ahead(self, tokens: int) -> int:
         """How many tokens are judged before an ask of so many is: those in hand, and of each other ask, since all take
-        turns, no more than it has itself."""
-        return self._in_hand + sum(min(ask.waiting, tokens) for ask in self._line)
+        turns, no more than a turn or than it has itself."""
+        return self._in_hand + sum(min(ask.waiting, max(tokens, self._turn)) for ask in self._line)
+
+    def _own(self, tokens: int) -> int:
+        """What an ask of so many tokens counts itself: twice, since the batch that answers it may hold as much again of
+        others; but no more than a batch, or a large one would find no room behind anybody."""
+        return min(2 * tokens, self._settings.service_tokens)
 
     def _check_deadline(self, ask: _Ask[Task, Answer]) -> None:
         """Raises `DeadlineExceeded` for an ask that should have been begun by now."""
@@ -209,14 +215,13 @@ class Batcher(Generic[Task, Answer]):
     def _take(self) -> _Batch[Task, Answer] | None:
         """The next batch, as soon as there is one; None when the batcher closes."""
         with self._wake:
-            self._in_hand = 0
             while not self._line and not self._closed:
                 self._wake.wait()
             if self._closed:
                 return None
             self._progress = time.monotonic()
             parts: list[tuple[_Ask[Task, Answer], int]] = []
-            tokens = 0
+            tokens = turn = 0  # of the batch, and of the ask whose turn it is
             while self._line:
                 ask = self._line[0]
                 more = ask.tokens[ask.taken]
@@ -224,10 +229,14 @@ class Batcher(Generic[Task, Answer]):
                     break  # a smaller one behind it must wait for its turn, or the large one would wait for ever
                 parts.append((ask, ask.taken))
                 tokens += more
+                turn += more
                 ask.taken += 1
-                self._line.popleft()
-                if ask.taken < len(ask.tasks):
-                    self._line.append(ask)
+                if ask.taken == len(ask.tasks):
+                    self._line.popleft()
+                    turn = 0
+                elif turn >= self._turn:
+                    self._line.rotate(-1)
+                    turn = 0
             self.waiting -= tokens
             self._in_hand = tokens
             return _Batch(parts, tokens, full=bool(self._line))
@@ -261,6 +270,7 @@ class Batcher(Generic[Task, Answer]):
 
     def _give(self, batch: _Batch[Task, Answer], answers: Sequence[Answer]) -> None:
         with self._wake:
+            self._in_hand = 0  # now: whoever is answered here asks again before the worker takes its next batch
             for (ask, i), answer in zip(batch.parts, answers, strict=True):
                 ask.answers[i] = answer
                 if len(ask.answers) == len(ask.tasks) and _unanswered(ask):
@@ -273,7 +283,7 @@ class Batcher(Generic[Task, Answer]):
                     ask.future.set_exception(NotReady("The worker stopped.", hint="Try again."))
             self._asks.clear()
             self._line.clear()
-            self.waiting = 0
+            self.waiting = self._in_hand = 0
 
 
 def text_tokens(text: str, settings: Settings) -> int:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from guard.service.batcher import Batcher, text_tokens
 from guard.settings import Settings
 from guard.tokenizer import Tokenizer
 from guard.verdict import Decision, Verdict
-from tests.service.support import Engine
+from tests.service.support import Engine, contains
 
 
 class Bench:
@@ -153,15 +154,15 @@ def test_tokens_of_a_text_are_a_quarter_of_its_bytes_up_to_what_is_read() -> Non
 
 
 def test_no_more_is_judged_before_a_request_than_some_batches(run: Run) -> None:
-    """Of each request that waits no more counts than the newcomer has itself, because all take turns."""
+    """A newcomer counts what is in hand, a turn of each large request, all of each small one, and itself twice."""
 
     async def body(bench: Bench) -> None:
-        first = await bench.held()
+        first = await bench.held()  # 27 tokens, and each of the others is 26
         large = bench.submit(*[f"large {i}" for i in range(40)])
         await pause()
         small = [bench.submit(f"small {i}") for i in range(5)]
         await pause()
-        assert not any(task.done() for task in small), "of the large request one text is before each of them"
+        assert not any(task.done() for task in small), "of the large request a turn is before each of them"
         more = [bench.submit(f"more {i}") for i in range(4)]
         await pause()
         assert [isinstance(task.exception(), Overloaded) for task in more if task.done()] == [True] * 4
@@ -170,7 +171,37 @@ def test_no_more_is_judged_before_a_request_than_some_batches(run: Run) -> None:
         bench.engine.go()
         await asyncio.gather(first, large, *small)
 
-    run(body, service_tokens=3 * 26, queue_batches=2)
+    run(body, service_tokens=5 * 26, queue_batches=2)
+
+
+def test_requests_of_half_a_batch_are_answered_in_the_order_of_their_coming(run: Run) -> None:
+    async def body(bench: Bench) -> None:
+        first = await bench.held()
+        texts = [[f"text {number}{i}" for i in range(3)] for number in range(4)]
+        asked = []
+        for some in texts:
+            asked.append(bench.submit(*some))
+            await pause()
+        bench.engine.go()
+        await asyncio.gather(first, *asked)
+        assert bench.engine.batches == [1, 6, 6]
+        judged = zip(bench.engine.seen[1:], chain.from_iterable(texts), strict=True)
+        assert all(contains(request, bench.tokenizer.encode(text)) for request, text in judged)
+
+    run(body, service_tokens=6 * 27, queue_batches=9)
+
+
+def test_clients_who_ask_again_at_once_find_the_room_of_what_was_answered(run: Run) -> None:
+    """What was in hand does not count any more when its waiters hear of it."""
+
+    async def body(bench: Bench) -> None:
+        async def client(number: int) -> None:
+            for i in range(60):
+                await bench.submit(f"client {number:02} text {i:02}")
+
+        await asyncio.gather(*(client(number) for number in range(8)))
+
+    run(body, service_tokens=4 * 29, queue_batches=3)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(run: Run) -> None:
