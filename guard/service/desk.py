@@ -156,12 +156,11 @@ class Desk:
                 raise
             verdicts = [self.moderator.failed(task.policy, error) for task in tasks]
         outcomes = Counter(verdict.decision.value for verdict in verdicts)
-        _log.info(
-            "%s key=%s mode=%s policy=%s texts=%d characters=%d %s",
-            request.state.request_id, key.id, key.mode.value, chosen.id, len(texts),
-            sum(len(text.text) for text in texts),
-            " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items())),
-        )  # fmt: skip
+        characters = sum(len(text.text) for text in texts)
+        request.state.log.append(
+            f"key={key.id} mode={key.mode} policy={chosen.id} texts={len(texts)} characters={characters} "
+            + " ".join(f"{decision}={n}" for decision, n in sorted(outcomes.items()))
+        )
         return [
             _answer(request, key, task.policy, verdict, text.param)
             for text, task, verdict in zip(texts, tasks, verdicts, strict=True)

@@ -41,6 +41,8 @@ class Envelope:
         state["request_id"] = request_id
         told: dict[str, str] = {}
         state["headers"] = told  # what those within have to say on the answer, be it an error's
+        said: list[str] = []
+        state["log"] = said  # and on the log's line, which is written when the client has its answer
         status = 0  # none sent yet
 
         async def stamped(message: Message) -> None:
@@ -69,7 +71,8 @@ class Envelope:
         finally:
             path = getattr(scope.get("route"), "path", "-")  # the route's: what stands in a URL is the client's
             elapsed = 1000 * (time.perf_counter() - started)
-            _log.info("%s %s %s %s %.0fms", request_id, scope["method"], path, status or "gone", elapsed)
+            line = f"{request_id} {scope['method']} {path} {status or 'gone'} {elapsed:.0f}ms"
+            _log.info("%s", " ".join([line, *said]))
 
 
 def _request_id(wanted: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -83,23 +83,29 @@ def body_schema(shape: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
-    """The outcome of `work`, which is cancelled when the client hangs up. Raises `ClientDisconnect` then."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """The outcome of `work`, which is cancelled when the client hangs up. Raises `ClientDisconnect` then.
+
+    The work is done in the caller's own task: each task more is a round of the event loop more.
+    """
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        async with asyncio.timeout(None) as patience:
+            leaving = asyncio.create_task(_hung_up(request, patience))
+            try:
+                return await work
+            finally:
+                leaving.cancel()
+    except TimeoutError:
+        if patience.expired():
+            raise ClientDisconnect from None
+        raise
 
 
-async def _hung_up(request: Request) -> None:
+async def _hung_up(request: Request, patience: asyncio.Timeout) -> None:
+    """End the patience when the client hangs up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    patience.reschedule(0.0)  # long past
 
 
 def _no_constant(_: str) -> NoReturn:
