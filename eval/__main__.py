@@ -1,4 +1,4 @@
-"""`python -m eval`: run, score, report, compare, gate, sets, attacks. Exit status: 0 done, 1 gate shut, 2 failed."""
+"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks. Exit: 0 done, 1 gate shut, 2 failed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from guard.measure.promise import Promise
 from guard.policy import Policy
 from guard.settings import load_settings
 
-from . import card, report
+from . import card, report, threads
 from .attacks import measure, review
 from .attacks.attack import SEED
 from .attacks.registry import ATTACKS, find
@@ -33,7 +33,7 @@ from .foreign import ADAPTERS, read_foreign
 from .predict import read, require_match
 from .run import SCORES, Source, load, run, score_run
 from .score import PREVALENCES, Options
-from .sets import NAMES, own_set
+from .sets import NAMES, THREADS, own_set
 
 _EVERY = 5.0  # seconds between two lines of progress
 _MARKED = re.compile(r"(<!-- evaluation: written by `make eval` -->\n).*?(<!-- end of evaluation -->)", re.DOTALL)
@@ -130,6 +130,19 @@ def gate_command(
     raise typer.Exit(1 if complaints else 0)
 
 
+@app.command("threads")
+def threads_command(
+    policy: Annotated[str, typer.Option(help="A policy with the categories of forum-comments.")] = "forum-comments",
+    model: Annotated[str | None, typer.Option(help="As `guard check --model`.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; run again, it goes on.")] = Path("out/threads"),
+) -> None:  # fmt: skip
+    """Judge our set of threads with and without the threads: what do parent comment and title add?"""
+    settings = load_settings(model=model)
+    chosen = find_policy(settings, policy)
+    found = threads.judge(chosen, settings, out, command=_command(), on_progress=_Progress())
+    print(threads.as_markdown(found), end="")
+
+
 @app.command("sets")
 def sets_command(
     training: Annotated[
@@ -187,7 +200,7 @@ def attacks_command(
 
 def open_set(name: str, columns: Columns = Columns(), kind: Kind | None = None) -> LabelledSet:
     """A set by the name that the command line gives it. Raises `InvalidFile`."""
-    if name in NAMES:
+    if name in (*NAMES, THREADS):
         return own_set(name)
     form, colon, path = name.partition(":")
     if colon and form in ADAPTERS:
@@ -195,7 +208,7 @@ def open_set(name: str, columns: Columns = Columns(), kind: Kind | None = None) 
     if not Path(name).is_file():
         raise InvalidFile(
             f"{name}: neither one of our sets nor a file.",
-            hint=f"Ours: {', '.join(NAMES)}. FORMAT:PATH with one of: {', '.join(ADAPTERS)}.",
+            hint=f"Ours: {', '.join((*NAMES, THREADS))}. FORMAT:PATH with one of: {', '.join(ADAPTERS)}.",
         )
     return read_labelled(Path(name), columns, kind=kind)
 

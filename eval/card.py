@@ -12,7 +12,7 @@ from pathlib import Path
 from sklearn.metrics import cohen_kappa_score
 
 from .hygiene import near_duplicates, shared_with
-from .sets import FOLDER, NAMES, Line, lines
+from .sets import FOLDER, NAMES, THREADS, Line, ThreadLine, lines, read_lines
 
 CARD = FOLDER / "README.md"
 _AUTHORED = FOLDER.parent.parent / "training" / "authored"
@@ -41,7 +41,23 @@ def statistics() -> str:
     parts += ["", f"Tags: {_counted(tag for one in everything for tag in one.tags)}."]
     words = sorted(len(one.text.split()) for one in everything)
     parts += ["", f"Words per text: median {words[len(words) // 2]}, the longest {words[-1]}."]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, "", *_of_threads()]) + "\n"
+
+
+def _of_threads() -> Iterator[str]:
+    """The table of `threads`: families by what a thread does to them and by what they are where they are harmful."""
+    found = list(read_lines(THREADS, ThreadLine))
+    harmful = [one for one in found if one.label != "acceptable"]
+    labels = sorted({one.label for one in harmful})
+    yield f"| threads | families | {' | '.join(labels)} |"
+    yield "|---|---|" + "---|" * len(labels)
+    for direction, name in (("worse", "a thread makes it worse"), ("harmless", "a thread makes it harmless")):
+        counted = Counter(one.label for one in harmful if one.direction == direction)
+        yield f"| {name} | {counted.total()} | {' | '.join(str(counted[label]) for label in labels)} |"
+    words = sorted(len(one.text.split()) for one in harmful)
+    yield ""
+    yield f"Threads: {len(found)} items; tags: {_counted(tag for one in found for tag in one.tags)}."
+    yield f"Words per comment: median {words[len(words) // 2]}, the longest {words[-1]}."
 
 
 def _counted(names: Iterator[str]) -> str:
@@ -50,7 +66,8 @@ def _counted(names: Iterator[str]) -> str:
 
 def faults(training: Path | None = None) -> list[str]:
     """What breaks the rules: words shared with training texts, near-duplicates, ids that stand twice."""
-    everything = [one for name in NAMES for one in lines(name)]
+    threads = list(read_lines(THREADS, ThreadLine))
+    everything: list[Line | ThreadLine] = [*(one for name in NAMES for one in lines(name)), *threads]
     found = [f"{id_}: the id stands {n} times" for id_, n in Counter(one.id for one in everything).items() if n > 1]
     # an answer's prompt may stand above several answers, so each text is looked at by itself
     texts = {f"{one.id}.{field}": text for one in everything for field, text in _fields(one)}
@@ -58,13 +75,14 @@ def faults(training: Path | None = None) -> list[str]:
         f"{id_}: shares {run!r} with a training text"
         for id_, run in shared_with(texts, training_texts(training)).items()
     ]
-    own = {one.id: one.text for one in everything}
+    of_families = {one.family: one.text for one in threads}  # the two items of a family have the same text
+    own = {one.id: one.text for one in everything if isinstance(one, Line)} | of_families
     return found + [f"{a} and {b}: nearly the same ({cosine})" for a, b, cosine in near_duplicates(own)]
 
 
-def _fields(one: Line) -> Iterator[tuple[str, str]]:
+def _fields(one: Line | ThreadLine) -> Iterator[tuple[str, str]]:
     for field in ("text", "prompt", "parent", "title"):
-        if text := getattr(one, field):
+        if text := getattr(one, field, None):
             yield field, text
 
 

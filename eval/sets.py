@@ -8,6 +8,9 @@ A line is one item as its writer and a second reader labelled it:
     first, second   the labels of the two passes, made without sight of each other
     tags      slices that only a reader can tell: look-alike, quotation, leetspeak, role-play, ...
     family    items that were written as counterparts share one
+
+`threads` is a set of its own kind: each family is one comment in two threads, harmful in one of them. Its labels are
+those of the policy `forum-comments`, and `direction` says what a thread can do to the reading of the comment alone.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from guard.labelled import ACCEPTABLE, Labelled, LabelledSet, Words
 
 FOLDER = Path(__file__).with_name("sets")
 NAMES = ("standard", "adversarial", "unsafe-175", "lookalike-175")
+THREADS = "threads"
 REFERENCE = "self-reflection"
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -37,6 +41,7 @@ Tag = Literal[
     "jailbreak", "euphemism", "sarcasm", "non-native", "slang", "long", "fiction", "refusal", "late-compliance",
     "professional", "self-directed",
 ]  # fmt: skip
+Direction = Literal["worse", "harmless"]
 
 
 class Line(BaseModel):
@@ -72,6 +77,37 @@ class Line(BaseModel):
         return Labelled(self.id, item, ACCEPTABLE if self.area == "none" else self.area, self.tags, self.family)
 
 
+class ThreadLine(BaseModel):
+    """One line of `threads`: a comment in one of its two threads.
+
+    `direction` is the same for both: `worse` where the comment alone reads as acceptable and a thread makes it harmful,
+    `harmless` where it reads as harmful and a thread makes it acceptable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^t\d{3}$")]
+    text: Annotated[str, Field(min_length=1)]
+    parent: str | None = None
+    title: str | None = None
+    label: Literal["acceptable", "insult", "hate", "threat", "sexual", "self-harm", "spam"]
+    direction: Direction
+    family: str
+    tags: tuple[Tag, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_a_thread(self) -> ThreadLine:
+        if not (self.parent or self.title):
+            raise ValueError("a comment of this set has a parent or a title")
+        return self
+
+    @property
+    def labelled(self) -> Labelled:
+        """The item as every set has it."""
+        item = Item(text=self.text, kind=Kind.COMMENT, parent=self.parent, title=self.title)
+        return Labelled(self.id, item, self.label, (self.direction, *self.tags), self.family)
+
+
 @cache
 def words() -> Words:
     """policy id -> harm area -> the policy's label for it."""
@@ -97,4 +133,6 @@ def read_lines(name: str, row: type[Row]) -> Iterator[Row]:
 @cache
 def own_set(name: str) -> LabelledSet:
     """One of our sets by its name."""
+    if name == THREADS:
+        return LabelledSet(name, tuple(line.labelled for line in read_lines(THREADS, ThreadLine)))
     return LabelledSet(name, tuple(line.labelled for line in lines(name)), words=words())
