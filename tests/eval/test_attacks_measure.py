@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 
 from eval.__main__ import main
-from eval.attacks import measure as module
 from eval.attacks.figures import blocks, figures
 from eval.attacks.measure import FIGURES, TABLE, Asked, measure
 from eval.attacks.registry import ATTACKS, find
@@ -25,7 +24,6 @@ from guard.policy import PolicyBook
 from guard.settings import Settings
 from tests.newcombe import newcombe
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("casing", "base64", "homoglyphs+padding")
 FAKE = Settings(model="fake")
 
@@ -239,21 +237,3 @@ def test_what_goes_wrong_is_one_line_and_status_2(arguments, problem, tmp_path, 
     assert main(["attacks", "--model", "fake", "--out", str(tmp_path / "x"), *arguments]) == 2
     said = capsys.readouterr()
     assert problem in said.err and said.err.count("\n") == 1 and not said.out
-
-
-def test_the_committed_figures_are_of_the_committed_rows_the_model_and_the_attacks_that_are_here():
-    from guard.engine.checkpoint import fingerprint
-    from guard.resources import shipped
-
-    folder = ROOT / "docs" / "report" / "attacks"
-    hold_against_the_rows(folder)
-    found = json.loads((folder / FIGURES).read_text())
-    assert found["model"] == f"embedded@{fingerprint(shipped('models') / 'embedded')}", "run `make eval`"
-    policy = PolicyBook().get("self-reflection")
-    by, seed = found["asked"]["per_class"], found["asked"]["seed"]
-    untouched = sample([own_set(name) for name in found["asked"]["sets"]], policy, by, seed)
-    for cell, _ in load(folder)[1]:
-        here = untouched if cell["set"] == UNTOUCHED else under(find(cell["set"]), untouched, seed)
-        assert cell["set_hash"] == here.hash and cell["policy_hash"] == policy.hash, "run `make eval`"
-    assert {row["attack"] for row in found["attacks"]} == set(ATTACKS)
-    assert (folder / module.TABLE).read_text(encoding="utf-8") == as_markdown(blocks(found))
