@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from guard.scan.columns import Columns, Comment
 from guard.scan.readers import Reader
-from guard.scan.row import Position
+from guard.scan.row import Position, Row
 
 ROWS = 1000  # of a block at most: what a crash can cost
 CHARACTERS = 4 * 2**20  # a block of very long texts has fewer rows
@@ -32,6 +32,17 @@ class Block(NamedTuple):
     last: bool
 
 
+class Cut(NamedTuple):
+    """The rows of a block as they were read; the rest is as of a `Block`."""
+
+    number: int
+    rows: list[Row]
+    end: Position
+    digest: str
+    share: float
+    last: bool
+
+
 class Mark(NamedTuple):
     """Where a block ended."""
 
@@ -45,27 +56,35 @@ def blocks(reader: Reader, columns: Columns, first: int = 0, after: Mark | None 
     An input without rows has no block. A parent that is given by its id is found in this block and in the `WINDOW`
     blocks before, as far as they have come through here.
     """
-    parents: deque[dict[str, str]] = deque([{}], maxlen=WINDOW + 1)
-    rows = reader.rows(after.end, after.digest) if after else reader.rows()
+    parents: deque[dict[str, str]] = deque(maxlen=WINDOW + 1)
+    for cut in cuts(reader, first, after):
+        parents.append({})
+        comments: list[Comment] = []
+        for comment in map(columns.comment, cut.rows):
+            if columns.parent_id is not None:
+                if comment.parent is None and comment.parent_id:
+                    found = (known[comment.parent_id] for known in reversed(parents) if comment.parent_id in known)
+                    comment = comment._replace(parent=next(found, None))
+                if comment.id and not comment.error:
+                    parents[-1][comment.id] = comment.text[:_PARENT_CHARACTERS]
+            comments.append(comment)
+        yield Block(cut.number, comments, cut.end, cut.digest, cut.share, cut.last)
+
+
+def cuts(reader: Reader, first: int = 0, after: Mark | None = None) -> Generator[Cut]:
+    """As `blocks`, of rows that are only read."""
+    source = reader.rows(after.end, after.digest) if after else reader.rows()
     number = first
-    comments: list[Comment] = []
+    rows: list[Row] = []
     characters = 0
     end, digest, share = reader.position, reader.digest, 0.0
-    for row in rows:
+    for row in source:
         # one row ahead, so that the last block is known to be the last
-        if len(comments) == ROWS or characters >= CHARACTERS:
-            yield Block(number, comments, end, digest, share, last=False)
-            number, comments, characters = number + 1, [], 0
-            parents.append({})
-        comment = columns.comment(row)
-        if columns.parent_id is not None:
-            if comment.parent is None and comment.parent_id:
-                found = (known[comment.parent_id] for known in reversed(parents) if comment.parent_id in known)
-                comment = comment._replace(parent=next(found, None))
-            if comment.id and not comment.error:
-                parents[-1][comment.id] = comment.text[:_PARENT_CHARACTERS]
-        comments.append(comment)
+        if len(rows) == ROWS or characters >= CHARACTERS:
+            yield Cut(number, rows, end, digest, share, last=False)
+            number, rows, characters = number + 1, [], 0
+        rows.append(row)
         characters += len(row.text)
         end, digest, share = reader.position, reader.digest, reader.share
-    if comments:
-        yield Block(number, comments, end, digest, share, last=True)
+    if rows:
+        yield Cut(number, rows, end, digest, share, last=True)

@@ -79,11 +79,11 @@ class Ledger:
 
     def _require(self, key: Mapping[str, Any], names: Collection[str]) -> None:
         """Is this the ledger of the same scan? A new one gets the key."""
-        wanted = json.loads(json.dumps({"format": FORMAT, **key}))
+        wanted = _in_full(key)
         if _KEY not in names:
             self.store.put(_KEY, (json.dumps(wanted, indent=1) + "\n").encode())
             return
-        there = json.loads(self._content(_KEY))
+        there = json.loads(_content(self.store, _KEY))
         changed = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
         if changed:
             was = ", ".join(
@@ -104,18 +104,18 @@ class Ledger:
         self.store.remove([_FINISHED, _name(last.block)])
         return last
 
+    def scattered(self) -> list[Entry]:
+        """The blocks behind a gap, as a cluster leaves them that was stopped."""
+        blocks = [int(name.partition(".")[0]) for name in self.store.names() if _BLOCK.fullmatch(name)]
+        return [self._entry(_name(block)) for block in sorted(blocks) if block > len(self.entries)]
+
     def lines(self, block: int) -> tuple[list[bytes], list[bytes]]:
         """A block's records, and its rows without a verdict, as lines of JSON."""
-        first, _, rest = self._content(_name(block)).partition(b"\n")
-        entry = Entry(**json.loads(first))
-        if _sum(rest) != entry.sum:
-            raise self._damaged(_name(block))
-        lines = rest.splitlines(keepends=True)
-        return lines[: entry.rows], lines[entry.rows :]
+        return _lines(self.store, block)
 
     def records(self, block: int) -> list[dict[str, Any]]:
         """A block's records."""
-        return [json.loads(line) for line in self.lines(block)[0]]
+        return records_of(self.store, block)
 
     def finish(self, written: Mapping[str, Any]) -> None:
         """Say what was made of all blocks."""
@@ -128,21 +128,9 @@ class Ledger:
 
     def _entry(self, name: str) -> Entry:
         try:
-            return Entry(**json.loads(self._content(name, _HEAD).partition(b"\n")[0]))
+            return Entry(**json.loads(_content(self.store, name, _HEAD).partition(b"\n")[0]))
         except (ValueError, TypeError) as cause:
-            raise self._damaged(name) from cause
-
-    def _content(self, name: str, size: int | None = None) -> bytes:
-        content = self.store.get(name, size)
-        if content is None:
-            raise self._damaged(name)
-        return content
-
-    def _damaged(self, name: str) -> InvalidFile:
-        return InvalidFile(
-            f"{self.store.place}/{name}: changed or removed since it was written.",
-            hint="Restore it, or judge everything again with --restart.",
-        )
+            raise _damaged(self.store, name) from cause
 
     def tally(self, of: str) -> dict[str, int]:
         """All blocks' `decisions` or `categories`, the most frequent first."""
@@ -172,6 +160,46 @@ def commit(store: Store, block: Block, records: Sequence[Record], errors: Sequen
     )
     store.put(_name(block.number), _line(asdict(entry)) + lines)
     return entry
+
+
+def begun(store: Store, key: Mapping[str, Any]) -> bool:
+    """Does the scan with this key keep its ledger there?"""
+    there = store.get(_KEY)
+    return there is not None and json.loads(there) == _in_full(key)
+
+
+def records_of(store: Store, block: int) -> list[dict[str, Any]]:
+    """The records of a block that was committed. Raises `InvalidFile` if they are damaged."""
+    return [json.loads(line) for line in _lines(store, block)[0]]
+
+
+def _lines(store: Store, block: int) -> tuple[list[bytes], list[bytes]]:
+    first, _, rest = _content(store, _name(block)).partition(b"\n")
+    entry = Entry(**json.loads(first))
+    if _sum(rest) != entry.sum:
+        raise _damaged(store, _name(block))
+    lines = rest.splitlines(keepends=True)
+    return lines[: entry.rows], lines[entry.rows :]
+
+
+def _content(store: Store, name: str, size: int | None = None) -> bytes:
+    content = store.get(name, size)
+    if content is None:
+        raise _damaged(store, name)
+    return content
+
+
+def _damaged(store: Store, name: str) -> InvalidFile:
+    return InvalidFile(
+        f"{store.place}/{name}: changed or removed since it was written.",
+        hint="Restore it, or judge everything again with --restart.",
+    )
+
+
+def _in_full(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A key as it stands in its file."""
+    found: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **key}))
+    return found
 
 
 def _name(block: int) -> str:

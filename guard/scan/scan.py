@@ -13,13 +13,13 @@ import heapq
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from guard.errors import InvalidFile
 from guard.moderator import Moderator
@@ -93,26 +93,16 @@ def scan(
     """
     job.check()
     started = time.monotonic()
-    with _ledger(job, moderator, restart) as ledger:
-        run = _Run(moderator, job, ledger, on_progress)
+    with opened(job, job.key(moderator), restart) as ledger:
+        run = _Here(moderator, job, ledger, on_progress)
         if retry_errors:
             run.again()
         run.rest()
-        if job.output != STDOUT:
-            _output(job, ledger)
-        return Summary(
-            rows=sum(entry.rows for entry in ledger.entries),
-            decisions=ledger.tally("decisions"),
-            categories=ledger.tally("categories"),
-            judged=run.judged,
-            seconds=time.monotonic() - started,
-            errors_file=errors_file(job.output),
-            flagged=tuple(_worst(ledger, show)),
-        )
+        return run.finish(started, show)
 
 
 @contextmanager
-def _ledger(job: Job, moderator: Moderator, restart: bool) -> Iterator[Ledger]:
+def opened(job: Job, key: Mapping[str, Any], restart: bool) -> Iterator[Ledger]:
     """The job's ledger, ours alone; of a job that could not go on anyway, a passing one."""
     with ExitStack() as stack:
         place = job.place
@@ -120,20 +110,63 @@ def _ledger(job: Job, moderator: Moderator, restart: bool) -> Iterator[Ledger]:
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="guard-scan-"))
         store = open_store(place)
         stack.enter_context(store.alone())
-        yield Ledger(store, job.key(moderator), restart)
+        yield Ledger(store, key, restart)
 
 
-class _Run:
-    """One run over what the ledger does not have."""
+class Run:
+    """One run over what the ledger does not have, wherever it is judged: how far it is, and its end."""
 
-    def __init__(self, moderator: Moderator, job: Job, ledger: Ledger, on_progress: OnProgress | None) -> None:
+    def __init__(self, job: Job, ledger: Ledger, on_progress: OnProgress | None) -> None:
         self.judged = 0
         self._job, self._ledger = job, ledger
-        self._new_judge = partial(Judge, moderator, job.policy, job.kind, job.keep_text)
         self._on_progress = on_progress or (lambda now: None)
         self._now = Now(0, 0.0, 0, 0)
         for entry in ledger.entries:
             self._count(entry)
+
+    def finish(self, started: float, show: int) -> Summary:
+        """Make the output; what was found since `started`, with the `show` worst rows."""
+        if self._job.output != STDOUT:
+            _output(self._job, self._ledger)
+        return Summary(
+            rows=sum(entry.rows for entry in self._ledger.entries),
+            decisions=self._ledger.tally("decisions"),
+            categories=self._ledger.tally("categories"),
+            judged=self.judged,
+            seconds=time.monotonic() - started,
+            errors_file=errors_file(self._job.output),
+            flagged=tuple(_worst(self._ledger, show)),
+        )
+
+    def _complete(self) -> bool:
+        """Has the whole input been judged? If it has grown since, its last block is forgotten."""
+        entries = self._ledger.entries
+        if not entries or not entries[-1].last:
+            return False
+        if unfinished(entries[-1].end):  # its last line may have grown, too: only reading the block again can tell
+            before = entries[-2].mark if len(entries) > 1 else None
+            with closing(blocks(self._job.reader(), self._job.columns, entries[-1].block, before)) as again:
+                block = next(again, None)
+            complete = block is not None and block.last and block.digest == entries[-1].digest
+        else:
+            with closing(self._job.reader().rows(*entries[-1].mark)) as rows:
+                complete = next(rows, None) is None
+        if not complete:
+            self._count(self._ledger.drop_last(), -1)
+        return complete
+
+    def _count(self, entry: Entry, times: int = 1) -> None:
+        rows, share, flagged, errors = self._now
+        stopped = sum(n for decision, n in entry.decisions.items() if decision in _STOPPING)
+        self._now = Now(rows + times * entry.rows, share, flagged + times * stopped, errors + times * entry.errors)
+
+
+class _Here(Run):
+    """Judged in this process."""
+
+    def __init__(self, moderator: Moderator, job: Job, ledger: Ledger, on_progress: OnProgress | None) -> None:
+        super().__init__(job, ledger, on_progress)
+        self._new_judge = partial(Judge, moderator, job.policy, job.kind, job.keep_text)
 
     def rest(self) -> None:
         """Judge all blocks that are missing."""
@@ -161,28 +194,9 @@ class _Run:
         def chosen() -> Iterator[Prepared]:
             for block in takewhile(lambda block: block.number <= failed[-1], self._blocks(failed[0])):
                 if block.number in failed:
-                    there = self._ledger.records(block.number)
-                    pairs = zip(block.comments, there, strict=True)
-                    yield judge.prepare(block._replace(comments=[c for c, one in pairs if _is_error(one)]))
+                    yield judge.prepare(unjudged(block, self._ledger.records(block.number)))
 
         self._work(chosen(), judge, self._mend)
-
-    def _complete(self) -> bool:
-        """Has the whole input been judged? If it has grown since, its last block is forgotten."""
-        entries = self._ledger.entries
-        if not entries or not entries[-1].last:
-            return False
-        if unfinished(entries[-1].end):  # its last line may have grown, too: only reading the block again can tell
-            before = entries[-2].mark if len(entries) > 1 else None
-            with closing(blocks(self._job.reader(), self._job.columns, entries[-1].block, before)) as again:
-                block = next(again, None)
-            complete = block is not None and block.last and block.digest == entries[-1].digest
-        else:
-            with closing(self._job.reader().rows(*entries[-1].mark)) as rows:
-                complete = next(rows, None) is None
-        if not complete:
-            self._count(self._ledger.drop_last(), -1)
-        return complete
 
     def _blocks(self, first: int) -> Iterator[Block]:
         """The blocks from `first` on, and the `WINDOW` before it. Raises `InvalidFile` where they are not the blocks
@@ -230,18 +244,12 @@ class _Run:
         """Put new verdicts in the place of errors."""
         block = scored.prepared.block
         found, errors = judge.records(scored)
-        mended = iter(found)
-        records = [next(mended) if _is_error(one) else one for one in self._ledger.records(block.number)]
+        records = mended(self._ledger.records(block.number), found)
         entry = commit(self._ledger.store, block, records, errors)
         self._count(self._ledger.entries[block.number], -1)
         self._ledger.add(entry)
         self.judged += len(found)
         self._count(entry)
-
-    def _count(self, entry: Entry, times: int = 1) -> None:
-        rows, share, flagged, errors = self._now
-        stopped = sum(n for decision, n in entry.decisions.items() if decision in _STOPPING)
-        self._now = Now(rows + times * entry.rows, share, flagged + times * stopped, errors + times * entry.errors)
 
     def _tell(self, block: Block, share: float) -> None:
         """Say how far the run is: `share` of this block is scored, and the one before may not be committed yet."""
@@ -280,6 +288,18 @@ def _worst(ledger: Ledger, most: int) -> list[Flagged]:
         )
         for one in worst
     ]
+
+
+def unjudged(block: Block, there: Sequence[Record]) -> Block:
+    """A block's comments that have no verdict yet in the records that are `there`."""
+    pairs = zip(block.comments, there, strict=True)
+    return block._replace(comments=[comment for comment, one in pairs if _is_error(one)])
+
+
+def mended(there: Sequence[Record], found: Sequence[Record]) -> list[Record]:
+    """The records that are `there`, with those `found` in the place of errors."""
+    new = iter(found)
+    return [next(new) if _is_error(one) else one for one in there]
 
 
 def _is_error(record: Record) -> bool:
