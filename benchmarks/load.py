@@ -15,7 +15,7 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from http.client import HTTPConnection
@@ -146,7 +146,9 @@ def alone(url: str, moderator: Moderator, task: Task) -> dict[str, float]:
         with closing(
             HTTPConnection(address, timeout=PATIENCE)
         ) as client:  # it is not kept open through a block without
-            works = {"http": partial(ask, client), "direct": partial(moderator.judge_many, [task])}
+            works: dict[str, Callable[[], object]] = {
+                "http": partial(ask, client), "direct": partial(moderator.judge_many, [task]),
+            }  # fmt: skip
             for name, work in works.items():
                 time.sleep(0.5)
                 work()
