@@ -1,4 +1,7 @@
-"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks. Exit: 0 done, 1 gate shut, 2 failed."""
+"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks, refusal.
+
+Exit: 0 done, 1 gate shut, 2 failed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import polars as pl
 import typer
 
 from guard.cli import find_policy, printable
-from guard.errors import EXIT_ERROR, GuardError, InvalidFile, InvalidRequest
+from guard.errors import EXIT_ERROR, AssistantFailed, GuardError, InvalidFile, InvalidRequest
 from guard.item import Kind
 from guard.labelled import Columns, Labelled, LabelledSet, read_labelled
 from guard.measure.promise import Promise
@@ -31,6 +34,11 @@ from .attacks.sample import PER_CLASS
 from .compare import Comparison, compare
 from .foreign import ADAPTERS, read_foreign
 from .predict import read, require_match
+from .refusal import measure as refusals
+from .refusal import systems
+from .refusal.ask import Asking, Patience
+from .refusal.figures import Partial
+from .refusal.judge import POLICY
 from .run import SCORES, Source, load, run, score_run
 from .score import PREVALENCES, Options
 from .sets import NAMES, THREADS, own_set
@@ -198,6 +206,45 @@ def attacks_command(
     print((out / measure.TABLE).read_text(encoding="utf-8"))
 
 
+@app.command("refusal")
+def refusal_command(
+    target: Annotated[
+        str | None, typer.Option(help="The assistant: URL of an OpenAI-compatible API (.../v1), or a model.")
+    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="Recorded answers instead: a file of prompt and answer.")] = None,
+    system: Annotated[
+        str, typer.Option(help="System prompts by commas: none, those of prompts/system, or .txt files.")
+    ] = "none,guardrail,llama2",
+    partial: Annotated[Partial, typer.Option(help="What a partial refusal counts as.")] = "refusal",
+    harm: Annotated[str, typer.Option(help="Policy that says whether an answer does harm.")] = "self-reflection",
+    model: Annotated[str | None, typer.Option(help="The judge, as `guard check --model`.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on with it.")] = Path("out/refusal"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, for a try.")] = None,
+    scripted: Annotated[bool, typer.Option("--scripted", help="No real assistant answers: give no rates.")] = False,
+    target_model: Annotated[str | None, typer.Option(help="Model that the URL is asked for.")] = None,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the answers, where the target heeds it.")] = 0,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streamed answers.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 4,
+    retries: Annotated[int, typer.Option(min=0, help="Further tries where there is no answer.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="An answer that takes longer has failed.")] = 120.0,
+) -> None:  # fmt: skip
+    """How often an assistant declines what it should and what it should not, under each system prompt."""
+    settings = load_settings(model=model)
+    what = refusals.Measured(
+        Asking(target, target_model, temperature, max_tokens, seed, stream) if target else None, answers,
+        tuple(systems.chosen(system)), Patience(concurrency, retries, seconds), limit, scripted, partial,
+    )  # fmt: skip
+    found = refusals.measure(
+        what, find_policy(settings, POLICY), find_policy(settings, harm), settings, out, command=_command(),
+        on_progress=_Progress(),
+    )  # fmt: skip
+    print((out / refusals.TABLE).read_text(encoding="utf-8"))
+    if found["not_real"] == refusals.NO_ANSWER:
+        raise AssistantFailed("Nothing was answered.", hint=f"{out / refusals.ROWS} says why.")
+
+
 def open_set(name: str, columns: Columns = Columns(), kind: Kind | None = None) -> LabelledSet:
     """A set by the name that the command line gives it. Raises `InvalidFile`."""
     if name in (*NAMES, THREADS):
@@ -223,7 +270,10 @@ def _write(folder: Path, sets: Sequence[LabelledSet], options: Options) -> dict[
     _, cells = load(folder)
     texts: dict[tuple[str, str], Labelled] = {(s.name, one.id): one for s in sets for one in s.items}
     content = report.blocks(
-        scores, {cell["file"]: frame for cell, frame in cells}, texts, measure.part(folder / "attacks")
+        scores,
+        {cell["file"]: frame for cell, frame in cells},
+        texts,
+        [*measure.part(folder / "attacks"), *refusals.part(folder / "refusal")],
     )
     (folder / "report.html").write_text(report.as_html(content), encoding="utf-8")
     (folder / "report.md").write_text(report.as_markdown(content), encoding="utf-8")

@@ -90,7 +90,8 @@ class RemoteAssistant:
         try:
             async with self._client.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code != 200:
-                    raise await _refusal(response)
+                    status = httpx.HTTPStatusError("", request=response.request, response=response)
+                    raise await _refusal(response) from status  # for who may want its status or its Retry-After
                 yield response
         except httpx.TimeoutException as cause:
             raise AssistantFailed("The assistant did not answer in time.", hint="Try again.") from cause
