@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,13 +61,35 @@ def files(name: str, format: str | None) -> list[str]:
     return found
 
 
+def would_find(name: str, file: str) -> bool:
+    """Would `name`, if it is a folder or a pattern here, also stand for this file, once it is there?"""
+    wanted, parts = os.path.abspath(name), Path(os.path.abspath(file)).parts
+    if os.path.isdir(name):
+        return Path(os.path.realpath(name)) in Path(os.path.realpath(file)).parents
+    if os.path.lexists(name) or "**" in name:
+        return "**" in name and fnmatch(os.path.abspath(file), wanted.replace("**/", "*"))
+    pattern = Path(wanted).parts
+    return len(pattern) == len(parts) and all(map(fnmatch, parts, pattern))
+
+
 def _near_files(name: str) -> tuple[list[str], bool]:
     if os.path.isdir(name):
-        there = (Path(folder, file) for folder, _, files in os.walk(name, followlinks=True) for file in files)
-        return sorted(str(path) for path in there if _is_meant(path.relative_to(name).parts)), True
+        return sorted(str(path) for path in _within(name) if _is_meant(path.relative_to(name).parts)), True
     if os.path.lexists(name) or not _PATTERN & set(name):
         return [name] if os.path.exists(name) else [], False
     return sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path)), False
+
+
+def _within(folder: str) -> Iterator[Path]:
+    """All files of a folder; one that links lead back to is looked into once."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        found = os.stat(here)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        yield from (Path(here, name) for name in names)
 
 
 def _far_files(name: str) -> tuple[list[str], bool]:

@@ -14,6 +14,7 @@ from guard.moderator import Moderator
 from guard.policy import Policy
 from guard.scan.blocks import CHARACTERS, ROWS, WINDOW
 from guard.scan.columns import Columns
+from guard.scan.inputs import would_find
 from guard.scan.readers import Reader, open_input
 from guard.scan.streams import is_url
 from guard.scan.writers import BESIDE, COLUMNS, STDOUT, check_output, errors_file
@@ -57,6 +58,11 @@ class Job:
         for written in map(Path, (self.output, errors_file(self.output))):
             if any(Path(name).exists() and written.exists() and written.samefile(name) for name in self.inputs):
                 raise InvalidFile(f"{written}: the scan would overwrite its own input.", hint="Name another output.")
+            if any(would_find(name, str(written)) for name in self.inputs):
+                raise InvalidFile(
+                    f"{written}: lies where the input is looked for, and would be part of it the next time.",
+                    hint="Name an output elsewhere.",
+                )
 
     @property
     def resumable(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from guard.errors import InvalidFile
 from guard.scan.columns import Columns
-from guard.scan.inputs import files, format_of
+from guard.scan.inputs import files, format_of, would_find
 from guard.scan.readers import open_input
 
 
@@ -176,3 +176,37 @@ def test_dumps_of_reddit_are_read_whatever_is_in_them(tmp_path):
     assert (comments[0].parent, comments[0].time, comments[1].time) == ("quoted", "1", "2023-11-14T22:13:20Z")
     assert comments[2].board == "test"
     assert comments[-1].error.message == "Row 6 cannot be judged: 'body' is missing."
+
+
+def test_a_folder_that_links_lead_back_to_is_looked_into_once(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.csv").write_text("text\n")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "sub" / "here").symlink_to(tmp_path / "sub")
+    assert len(files(str(tmp_path), None)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "found"),
+    [
+        (".", "out.jsonl", True),
+        (".", "sub/out.jsonl", True),
+        ("sub", "out.jsonl", False),
+        ("sub", "./sub/../out.jsonl", False),
+        ("*.jsonl", "out.jsonl", True),
+        ("*.jsonl", "out.csv", False),
+        ("*.jsonl", "sub/out.jsonl", False),
+        ("*/*.jsonl", "sub/out.jsonl", True),
+        ("**/*.jsonl", "sub/sub/out.jsonl", True),
+        ("**/*.jsonl", "out.jsonl", True),
+        ("in.jsonl", "out.jsonl", False),
+        ("[x].jsonl", "x.jsonl", False),
+        ("-", "out.jsonl", False),
+        ("sqlite:///f.db", "out.jsonl", False),
+    ],
+)
+def test_an_output_that_the_input_would_find_the_next_time_is_known(tmp_path, monkeypatch, name, file, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "[x].jsonl").touch()
+    assert would_find(name, file) is found
