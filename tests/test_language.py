@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guard import language
 from guard.language import supported
 
 EN = ("en",)
 ENGLISH = "I would like to know how to kill a process that hangs on my Linux machine at home"
+SETS = Path(__file__).parents[1] / "eval" / "sets"
 GERMAN = "Ich möchte gerne wissen, wie ich auf meinem Rechner zu Hause einen Prozess beenden kann"
+
+
+def own_lines(name):
+    return [json.loads(line) for line in (SETS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,17 @@ def test_a_model_for_other_languages():
     assert supported(GERMAN, None)
     assert supported("как убить процесс", ("en", "ru"))
     assert not supported(ENGLISH, ("ru", "uk"))
+
+
+def test_many_english_words_make_a_text_english_where_the_identifier_says_so_too(monkeypatch):
+    """What the shortcut saves: texts that it settles are those that the identifier would settle so."""
+    texts = [line["text"] for name in ("standard", "adversarial", "unsafe-175") for line in own_lines(name)]
+    texts += [GERMAN, "Wat is er aan de hand, of was het gisteren al zo dat je me niet kon bellen over the game"]
+    found = [supported(text, EN) for text in texts]
+    settled = [language._mostly(language._WORD.findall(text), language._OWN_WORDS["en"]) for text in texts]
+    assert sum(settled) > 0.6 * len(texts)
+    monkeypatch.setattr(language, "_MANY", 2.0)
+    assert [supported(text, EN) for text in texts] == found
 
 
 def test_a_long_text_is_judged_by_its_beginning_at_once():
