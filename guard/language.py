@@ -13,9 +13,9 @@ _MIN_SHARE = 0.9
 # longer than all else that is done to a short comment beside the model, has nothing to add.
 _ENGLISH = """
 about always and any are because been before being but can could did does doing don even ever from had has have her him
-his how into it its just know like make many more much my never not only other our out people really she should some such
-than that the their them then there these they thing things think this those though to too very way were what when where
-which while who why with would you your
+his how into it its just know like make many more much my never not only other our out people really she should some
+such than that the their them then there these they thing things think this those though to too very way were what when
+where which while who why with would you your
 """
 _OWN_WORDS = {"en": frozenset(_ENGLISH.split())}
 _MANY = 0.25  # of a text's words
@@ -29,7 +29,7 @@ def supported(text: str, languages: tuple[str, ...] | None) -> bool:
     letters = "".join(words)
     if not letters:
         return True
-    if set(languages) <= _LATIN_SCRIPT:
+    if not letters.isascii() and set(languages) <= _LATIN_SCRIPT:
         latin = sum(c < "\u0250" for c in letters)
         if latin < 0.5 * len(letters):
             return False
