@@ -1,4 +1,4 @@
-"""The command line: `guard check`, `scan`, `report`, `serve`, `plan`, `calibrate`, `policy` and `keys`.
+"""The command line: `guard check`, `explain`, `scan`, `report`, `serve`, `plan`, `calibrate`, `policy` and `keys`.
 
 The one rule: the exit status can be relied on. 0 means accepted (or done), 1 not accepted (or a policy test failed),
 3 a scan with rows that have no verdict, and 2 everything that went wrong, whatever it was: no error looks like an
@@ -14,6 +14,7 @@ import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,7 @@ from guard.settings import Settings, load_settings
 from guard.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
+    from guard.explain import Explanation
     from guard.scan.estimate import Estimate
     from guard.scan.progress import Told
     from guard.scan.scan import Summary
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 _PIPED_WIDTH = 160  # columns of a table that goes to a file or a program
 _WORDS = 60  # characters of a text that a line shows
+_SENTENCE = 240  # characters of a sentence that `explain` shows in its place
+_PARTS = 10  # sentences in the table of `explain`
 _SHOWN = 100  # flagged rows that --show prints
 _COLOURS = {
     Decision.ALLOW: "green", Decision.FLAG: "yellow", Decision.REVIEW: "magenta", Decision.BLOCK: "red",
@@ -176,6 +180,34 @@ def check(
 
 
 @app.command()
+def explain(
+    text: Annotated[str | None, typer.Argument(help="The text; `-` or nothing reads standard input.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Explain this answer of an assistant to the prompt TEXT.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The comment that TEXT replies to.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the thread in which TEXT stands.")] = None,
+    kind: KindOption = None,
+    policy: PolicyOption = None,
+    categories: CategoriesOption = None,
+    model: ModelOption = None,
+    policies: PoliciesOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as one line of JSON.")] = False,
+) -> None:
+    """Judge one text, and say which sentences the verdict rests on. Exit status: as of `guard check`."""
+    from guard.explain import explain as explained
+
+    settings = load_settings(model=model, policies=policies or None)
+    chosen = find_policy(settings, policy)
+    item = make_item(_given_or_piped(text), chosen, answer=answer, parent=parent, title=title, kind=kind)
+    moderator = Moderator.load(settings)
+    found = explained(moderator, moderator.task(item, policy=chosen, categories=_names(categories)))
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        _print_explanation(found, item.text)
+    raise typer.Exit(EXIT_ACCEPTED if found.verdict.accepted else EXIT_FLAGGED)
+
+
+@app.command()
 def scan(
     source: Annotated[
         list[str], typer.Argument(metavar="IN...", help="Files, folders, patterns or URLs; `-` is standard input.")
@@ -205,6 +237,10 @@ def scan(
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what earlier runs found.")] = False,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask again about rows without verdict.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge a sample; say what the scan would take.")] = False,
+    ray: Annotated[str | None, typer.Option(help="Judge on the Ray cluster there: auto, or HOST:PORT.")] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(help="Workers there at most. Default: as many as there is room for.", min=1)
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print what was flagged, highest scores first.")] = False,
     progress: Annotated[Progress, typer.Option(help="A bar or lines, JSON for programs, or none.")] = Progress.AUTO,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
@@ -237,16 +273,20 @@ def scan(
         ledger=ledger,
     )
     job.check()
-    moderator = Moderator.load(settings)
     if dry_run:
         from guard.scan.estimate import estimate
 
-        return _print_estimate(estimate(moderator, job))
+        return _print_estimate(estimate(Moderator.load(settings), job))
+    if ray is not None:
+        from guard.scan.cluster import scan_on
+
+        judge_all = partial(scan_on, ray, settings, job, workers=ray_workers)
+    else:
+        judge_all = partial(scan_job, Moderator.load(settings), job)
     with _progress(progress, quiet) as on_progress:
-        summary = scan_job(
-            moderator, job, restart=restart, retry_errors=retry_errors, show=_SHOWN if show else 0,
-            on_progress=on_progress,
-        )  # fmt: skip
+        summary = judge_all(
+            restart=restart, retry_errors=retry_errors, show=_SHOWN if show else 0, on_progress=on_progress
+        )
     if not quiet and out != "-":
         _print_summary(summary, str(out))
     if show:
@@ -651,6 +691,51 @@ def _describe(verdict: Verdict) -> Text:
     if verdict.unsupported_language:
         lines.append(Text("note: the text is not in a language that the model was made for"))
     return Text("\n").join(lines)
+
+
+def _print_explanation(found: Explanation, text: str) -> None:
+    """The verdict, the text with its deciding parts in brackets, and what each part adds."""
+    lines = [_describe(found.verdict)]
+    if found.ruling:
+        rule, span = found.ruling.rule, found.ruling.span
+        what = f"term {rule.term!r}" if rule.term is not None else f"pattern {rule.pattern!r}"
+        where = f" at {span[0]}-{span[1]}: {printable(text[slice(*span)], _WORDS)}" if span else ""
+        lines.append(_shown(f"the rule: {what}{where}"))
+    if found.read < len(text):
+        lines.append(
+            _shown(f"only the first {found.read:,} of {len(text):,} characters were read: {_in_a_word(found.base)}")
+        )
+    if len(found.parts) < 2:
+        what = "the text is a single sentence: nothing would be left without it" if found.parts else "that is blank"
+        lines.append(Text(what))
+        return _console().print(Text("\n").join(lines))
+    number = {part.start: place for place, part in enumerate(found.ranked, start=1)}
+    marked = [part for part in found.ranked if part.decides] or [part for part in found.ranked[:1] if part.change > 0]
+    if not any(part.decides for part in marked):
+        lines.append(Text("no sentence decides alone: without any one of them, the decision is the same"))
+    sentences = Text("\n")
+    for part in found.parts:
+        words = printable(part.text, _SENTENCE)
+        if part in marked:
+            style = "bold red" if part.change > 0 else "bold green"
+            sentences.append(f"[{number[part.start]}: {words}]", style=style).append(" ")
+        else:
+            sentences.append(f"{words} ")
+    sentences.rstrip()
+    sentences.append("\n")
+    table = Table("", "adds", "without it", *found.base.categories, "at", "sentence", box=None, pad_edge=False)
+    table.columns[-1].no_wrap = True
+    for part in found.ranked[:_PARTS]:
+        added = (f"{part.categories[name]:+.3f}" for name in found.base.categories)
+        without = _in_a_word(part.without) if part.without else ""
+        cells = (str(number[part.start]), f"{part.change:+.3f}", without, *added, f"{part.start}-{part.end}")
+        table.add_row(*map(_shown, cells), _shown(printable(part.text, _WORDS)))
+    console = _console()
+    console.print(Text("\n").join(lines))
+    console.print(sentences)
+    console.print(table)
+    if len(found.parts) > _PARTS:
+        print(f"and {len(found.parts) - _PARTS:,} more that add or take less")
 
 
 def _progress(progress: Progress, quiet: bool) -> AbstractContextManager[Told | None]:

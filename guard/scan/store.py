@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from guard.errors import InvalidFile
 from guard.scan.streams import filesystem, is_url, shown
@@ -47,7 +48,7 @@ class Store(ABC):
 class _Folder(Store):
     def put(self, name: str, content: bytes) -> None:
         path = Path(self.place) / name
-        part = path.with_name(f".{name}.part")
+        part = path.with_name(f".{name}.{uuid4().hex}.part")  # two machines may be at the same file
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -95,7 +96,15 @@ class _Folder(Store):
                 raise InvalidFile(
                     f"{self.place}: another scan is writing there.", hint="Wait for it, or name another output."
                 ) from None
+            self._sweep()
             yield
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what was left by those who were killed while they wrote."""
+        with self._explained():
+            for part in Path(self.place).glob(".*.part"):
+                part.unlink(missing_ok=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
