@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -119,6 +120,17 @@ class Rule(_Data):
         if self.pattern is None:
             text = folded(text) if as_folded is None else as_folded
         return self._expression.search(text) is not None
+
+    def span_in(self, text: str) -> tuple[int, int] | None:
+        """Where in the text the rule first matches; of a term, the words that hold it. None where that is nowhere."""
+        if self.pattern is not None:
+            found = self._expression.search(text)
+            return found.span() if found else None
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        for first, last in zip(words, words[len(folded(self.term or "").split()) - 1 :], strict=False):
+            if self.found_in(text[first[0] : last[1]]):
+                return first[0], last[1]
+        return None
 
     def covers(self, text: str, as_folded: str | None = None) -> bool:
         """Does the rule match the whole text, white space around it aside?"""

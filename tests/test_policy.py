@@ -423,6 +423,23 @@ def test_a_pattern_sees_the_text_as_it_is():
 
 
 @pytest.mark.parametrize(
+    ("rule", "text", "found"),
+    [
+        ({"term": "bad  Word"}, "so a BAD\u00a0\nword, he said", "BAD\u00a0\nword,"),
+        ({"term": "c++"}, "ccc (c++) c++", "(c++)"),
+        ({"term": "ass"}, "assume an ass", "ass"),
+        ({"pattern": "b.m"}, "é😀 bombom", "bom"),
+        ({"term": "bomb"}, "bombs", None),
+        ({"pattern": "bomb"}, "BOMB", None),
+        ({"term": "a \u0308"}, "a\u00a8", None),  # folding makes two words of one
+    ],
+)
+def test_a_rule_says_where_it_matches_first(rule: dict[str, str], text: str, found: str | None):
+    span = Rule(**rule, reason="r").span_in(text)
+    assert (text[slice(*span)] if span else None) == found
+
+
+@pytest.mark.parametrize(
     "pattern", ["(a+)+$", "(a|a)*$", "(a|aa)+$", "(.*a){20}$", r"(\w+\s?)*$", "(?:a?){500}(?:a){500}$"]
 )
 def test_no_pattern_hangs_on_a_hostile_text(pattern: str):
