@@ -32,7 +32,7 @@ def sentences(text: str, most: int) -> list[Span]:
     >>> [text[start:end] for start, end in sentences(text, most=9)]
     ['You are kind, Mr. Fox.', 'Pay 3.5 now!', '(Or not.)']
     >>> [text[start:end] for start, end in sentences(text, most=2)]
-    ['You are kind, Mr. Fox.', 'Pay 3.5 now!  (Or not.)']
+    ['You are kind, Mr. Fox. Pay 3.5 now!', '(Or not.)']
     """
     return _at_most(most, len(text), _finer(text, _pieces(text, (0, len(text)), _SENTENCE)))
 
