@@ -38,6 +38,7 @@ RUN_ELSEWHERE = {
     "guard calibrate --labels my.csv": "tests/test_calibrate.py",
     "guard check --model FOLDER": "tests/engine/test_checkpoint.py loads checkpoints from folders",
     "guard plan": "tests/test_cli.py",
+    "guard scan /shared/comments.csv --ray auto": "tests/scan/test_cluster.py",
     "guard scan sqlite:": "tests/scan/test_database.py",
     "guard scan postgresql:": "tests/scan/test_database.py",
     "guard report out/verdicts.jsonl --reviewed": "tests/report/test_report.py",

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -40,6 +41,8 @@ _SPANS = 16  # parts of the input at most: of each, what lies before it has to b
 _SPAN = 8  # blocks of a part at least
 _READERS = 4  # parts that are read at the same time
 _START_SECONDS = 900.0  # in which some machine must have loaded the model; a cluster may have to start one first
+
+_KNOCK_SECONDS = 10.0
 
 
 class Need(NamedTuple):
@@ -324,6 +327,8 @@ def _connected(address: str) -> Iterator[int]:
     if ours:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
+            if address != "auto":
+                _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as cause:
             raise NotReady(
@@ -338,6 +343,12 @@ def _connected(address: str) -> Iterator[int]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Does anybody listen there? Ray itself would try for minutes. Raises `OSError` or `ValueError`."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def _explained(failure: BaseException) -> GuardError:
