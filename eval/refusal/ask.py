@@ -117,7 +117,8 @@ async def ask(
         await asyncio.gather(*(work() for _ in range(patience.concurrency)))
     finally:
         await assistant.close()
-    return [kept.rows[key] for key in keys]
+    # one text may go by two names
+    return [{**kept.rows[key], **question.row()} for key, question in zip(keys, asked, strict=True)]
 
 
 class _Patient:

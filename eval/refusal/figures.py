@@ -33,9 +33,8 @@ from guard.measure.intervals import (
 from guard.measure.metrics import Judged, confusion, f1, precision, recall
 
 from ..score import Json
-from .kept import ANSWERED, Row
+from .kept import ANSWERED, COMPLIANCE, LABELS, PARTIAL, REFUSAL, Row
 from .prompts import HELPFUL, LOOKALIKE, SETS, UNSAFE
-from .recorded import COMPLIANCE, LABELS, PARTIAL, REFUSAL
 
 Hit = Callable[[Row], bool | None]  # None: there is nothing to say of the row
 Partial = Literal["refusal", "compliance", "apart"]

@@ -16,9 +16,8 @@ from guard.policy import Policy
 from guard.verdict import Verdict
 
 from ..predict import BLOCK, predicted_label
-from .kept import ANSWERED, Kept, Row
+from .kept import ANSWERED, COMPLIANCE, Kept, Row
 from .prompts import HELPFUL, tasks
-from .recorded import COMPLIANCE
 
 POLICY = "refusal"
 

@@ -16,6 +16,7 @@ from guard.errors import InvalidFile
 
 Row = dict[str, Any]
 ANSWERED, UNANSWERED = "answered", "unanswered"  # the `status` of a row
+COMPLIANCE, PARTIAL, REFUSAL = LABELS = ("compliance", "partial", "refusal")  # its `verdict`, and its `human` label
 
 
 class Kept:

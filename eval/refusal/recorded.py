@@ -25,11 +25,10 @@ from guard.scan.row import as_text
 
 from ..refusal_labels import labelled_answers
 from .ask import said
-from .kept import ANSWERED, UNANSWERED, Row
+from .kept import ANSWERED, COMPLIANCE, LABELS, PARTIAL, REFUSAL, UNANSWERED, Row
 from .prompts import LOOKALIKE, OTHER, SETS, UNSAFE, Prompt, by_text
 from .systems import recorded
 
-COMPLIANCE, PARTIAL, REFUSAL = LABELS = ("compliance", "partial", "refusal")
 _ANSWER = ("answer", "text", "response", "completion")
 _LABEL = ("label", "human_label", "human", "gold_label", "final_label")
 _SETS = {name: name for name in SETS} | {"harmful": UNSAFE, "safe": LOOKALIKE, "harmless": LOOKALIKE}
@@ -65,12 +64,13 @@ def read_answers(path: Path, *, scripted: bool = False) -> tuple[list[Row], list
         system = recorded(as_text(cells["system"] or "") if "system" in cells else None)
         prompt = by_text().get(line.text) or _prompt(line.text, _placed(_SETS, cells.get("set"), path, line.number))
         times[system.name, prompt.text] += 1
+        answered = _said(cells.get(answer))
         human = _placed(_LABELS, cells.get(label), path, line.number) if label else None
         rows.append({
             "key": str(line.number), **prompt._asdict(), "time": times[system.name, prompt.text],
-            "system": system.name, "system_hash": system.hash, **_said(cells.get(answer)), "human": human,
+            "system": system.name, "system_hash": system.hash, **answered, "human": human,
             "scripted": scripted or as_text(cells.get("scripted")).casefold() in ("true", "1", "yes"),
-            "own": (prompt.text, cells.get(answer)) in ours,
+            "own": (prompt.text, answered["answer"]) in ours,
         })  # fmt: skip
     if not rows:
         raise InvalidFile(f"{path}: there is no answer in it.", hint=left_out[0] if left_out else "")

@@ -10,8 +10,8 @@ from guard.measure.intervals import wilson
 
 from ..report import Block, estimate
 from ..score import Json
+from .kept import LABELS
 from .prompts import HELPFUL, LOOKALIKE, UNSAFE
-from .recorded import LABELS
 
 NOT_REAL = "not run on a real assistant"
 _STATED = {

@@ -42,7 +42,7 @@ def recorded(said: str | None) -> System:
     """What a recorded answer says of its system prompt: a known name, or the text itself.
 
     >>> recorded(None).name, recorded("").name, recorded("guardrail").name, recorded("Be brief.").name
-    ('not stated', 'none', 'guardrail', 'text 6216fd77')
+    ('not stated', 'none', 'guardrail', 'text 213c22ed')
     """
     if said is None:
         return System("not stated", "")
