@@ -28,7 +28,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed ## Judge 240 forum comments that ship with the repository
 	@mkdir -p out
 	@$(BIN)/guard scan examples/forum_comments.csv --text-column text --id-column id \
-		--policy forum-comments --out out/demo.jsonl --show
+		--policy forum-comments --out out/demo.jsonl --restart --show
 	@echo
 	@echo "Every verdict is in out/demo.jsonl. Next:"
 	@echo "  $(BIN)/guard check 'How do I kill a Linux process?'"
