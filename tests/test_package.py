@@ -88,8 +88,13 @@ def test_ci_runs_make_check():
     assert os.access(script, os.X_OK) and "make check" in script.read_text(encoding="utf-8")
 
 
+SKIPPED = {  # the one list of tests that may be skipped, and why
+    "tests/scan/test_database.py": "those of PostgreSQL need its server; where there is none, the end of the run says so",
+}
+
+
 def test_no_test_is_skipped_without_a_reason_on_file():
-    """There is no list of skips, because there are no skips."""
     for path in (ROOT / "tests").rglob("*.py"):
         marks = re.findall(r"pytest\.(?:mark\.)?(?:skip|skipif|xfail|importorskip)\b", path.read_text(encoding="utf-8"))
-        assert not marks or path == Path(__file__), f"{path} skips"
+        listed = path.relative_to(ROOT).as_posix() in SKIPPED
+        assert bool(marks) == listed or path == Path(__file__), f"{path}: {marks}"

@@ -198,6 +198,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         elif path.suffix == ".zst":
             with zstd.ZstdFile(raw, "wb") as frames:
                 yield frames  # type: ignore[misc]
+            if not raw.tell():  # nothing was written, and no frame is no zstd
+                raw.write(zstd.compress(b""))
         else:
             yield raw
 

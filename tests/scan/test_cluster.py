@@ -52,9 +52,10 @@ def address():
     kept = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", "RAY_raylet_start_wait_time_s")}
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_raylet_start_wait_time_s="240")
     node = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    others = set(descendants())  # of other tests: a database's server, say
     nodes = Cluster(initialize_head=True, head_node_args=node)
     nodes.add_node(**node)
-    before = descendants()
+    before = [pid for pid in descendants() if pid not in others]
     try:
         yield nodes.address
     finally:
