@@ -89,7 +89,7 @@ def test_ci_runs_make_check():
 
 
 SKIPPED = {  # the one list of tests that may be skipped, and why
-    "tests/scan/test_database.py": "those of PostgreSQL need its server; where there is none, the end of the run says so",
+    "tests/scan/test_database.py": "those of PostgreSQL need its server; without one the run says so at its end",
 }
 
 
