@@ -117,7 +117,7 @@ def explain(moderator: Moderator, task: Task) -> Explanation:
     encode = lru_cache(maxsize=None)(moderator.tokenizer.encode)  # these texts have nearly all their words in common
     asked = [moderator.ask(task, encode)]
     text = task.item.text
-    if asked[0].parts and asked[0].parts.truncated:
+    if asked[0].cut and asked[0].cut.truncated:
         text = text[: _read(moderator, task, encode)]
         asked += [moderator.ask(_with_text(task, text), encode)] if text.strip() else []
     spans = sentences(text, max(_FEWEST_PARTS, min(_MOST_PARTS, _CHARACTERS // len(text)))) if text else []
@@ -139,8 +139,8 @@ def _read(moderator: Moderator, task: Task, encode: Callable[[str], list[int]]) 
     text = task.item.text
 
     def too_long(length: int) -> bool:
-        parts = moderator.ask(_with_text(task, text[:length]), encode).parts
-        return parts is None or parts.truncated
+        cut = moderator.ask(_with_text(task, text[:length]), encode).cut
+        return cut is None or cut.truncated
 
     return max(0, bisect_left(range(len(text)), True, key=too_long) - 1)
 

@@ -1,7 +1,7 @@
 """The pipeline, in verbs: cut → render → score → calibrate → decide.
 
-    item ──rules──▶ (deny or allow list) ─────────────────────────────────────────────▶ Verdict
-      └──▶ prompt.content ──▶ cut ──▶ requests ──▶ engine.score ──▶ calibrate ──▶ decide ──▶ Verdict
+    item ──read──▶ rules (deny or allow list) ─────────────────────────────────────────────▶ Verdict
+               └──▶ prompt.content ──▶ cut ──▶ requests ──▶ engine.score ──▶ calibrate ──▶ decide ──▶ Verdict
 
 The service, the scanner, the command line and the evaluation all come through `Moderator.judge_many`.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from guard.calibration import Calibration, Platt, calibrated
@@ -22,6 +24,10 @@ from guard.language import supported
 from guard.passages import Cut, cut
 from guard.policy import Action, Policy, PolicyBook, Rule, folded
 from guard.prompt import Content, Prompt, load_template
+from guard.reading.parts import SURE, parts
+from guard.reading.read import Reader
+from guard.reading.reading import Reading
+from guard.resources import shipped
 from guard.settings import Settings, load_settings
 from guard.tokenizer import Tokenizer
 from guard.verdict import STRICTNESS, Decision, Passage, Verdict, decide, failure
@@ -47,23 +53,27 @@ class Asked:
     """
 
     task: Task
-    prompt: Prompt | None = None
-    content: Content | None = None
-    parts: Cut | None = None
+    reading: Reading | None = None
+    wordings: tuple[tuple[Prompt, Content], ...] = ()
+    cut: Cut | None = None
     ruled: Verdict | None = None
     failed: GuardError | None = None
 
+    @property
+    def content(self) -> Content | None:
+        """What is asked about, in the first wording."""
+        return self.wordings[0][1] if self.wordings else None
+
     def requests(self) -> list[Request]:
-        if self.prompt is None or self.content is None or self.parts is None:
-            return []
-        prompt, content = self.prompt, self.content
+        """One for each passage in each wording, those of a passage together."""
         return [
             Request(
                 (prompt.prefix, (*content.before, *ids, *content.after), prompt.question),
                 prompt.labels,
                 prompt.terminator,
             )
-            for _, ids in self.parts.passages
+            for _, ids, _ in (self.cut.all if self.cut else ())
+            for prompt, content in self.wordings
         ]
 
 
@@ -90,8 +100,9 @@ class Moderator:
         self.tokenizer = tokenizer
         self._calibration = calibration or Calibration()
         self._languages = languages
-        self._templates = {kind: load_template(kind) for kind in Kind}
-        self._prompts: dict[tuple[Kind, str], Prompt] = {}
+        folders = (None, shipped("prompts") / "second") if "wording" in self.settings.defences else (None,)
+        self._templates = {kind: tuple(load_template(kind, folder) for folder in folders) for kind in Kind}
+        self._prompts: dict[tuple[Kind, str], tuple[Prompt, ...]] = {}
 
     @classmethod
     def load(cls, settings: Settings | None = None) -> Moderator:
@@ -158,10 +169,11 @@ class Moderator:
         They replace those pinned before. Raises `UnknownPolicy`, or `EngineError` where they do not fit.
         """
         asked = [
-            self._prompt(kind, policy.narrowed(None, kind))
+            prompt
             for policy in map(self.policies.get, policies)
             for kind in policy.kinds
             if any(kind in category.kinds for category in policy.categories)
+            for prompt in self._wordings(kind, policy.narrowed(None, kind))
         ]
         self.engine.pin([prompt.prefix for prompt in asked])
 
@@ -171,32 +183,56 @@ class Moderator:
 
     def ask(self, task: Task, encode: Callable[[str], list[int]] | None = None) -> Asked:
         """What there is to be asked about a task. `encode`: the tokenizer's, or a caller's that remembers words."""
-        ruled = self._by_rule(task)
+        reading = self._read(task.item.text)
+        ruled = self._by_rule(task, reading.text)
         if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
             return Asked(task, ruled=ruled)  # the model could add nothing
         try:
             self._require_its_model(task.policy)
-            prompt = self._prompt(task.item.kind, task.policy)
-            content = prompt.content(task.item)
-            frame = len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
-            room = min(self.settings.passage_tokens, self.engine.max_tokens - frame - 1 - max(map(len, prompt.labels)))
+            item = task.item.model_copy(update={"text": reading.text})
+            wordings = tuple((prompt, prompt.content(item)) for prompt in self._wordings(item.kind, task.policy))
+            frame = max(
+                len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
+                + 1 + max(map(len, prompt.labels))
+                for prompt, content in wordings
+            )  # fmt: skip
+            room = min(self.settings.passage_tokens, self.engine.max_tokens - frame)
             if room < _SMALLEST_ROOM:
                 raise EngineError(
                     f"Policy {task.policy.id!r} leaves room for {room} tokens of text in this model.",
                     hint="Shorten the policy, narrow it to fewer categories, or use a model with a larger window.",
                 )
             overlap = min(self.settings.passage_overlap, room // 2)
-            parts = cut(content.text, encode or prompt.encode, room, overlap, self.settings.max_passages)
-            return Asked(task, prompt, content, parts, ruled)
+            return Asked(
+                task, reading, wordings, self._cut(wordings[0][1].text, encode or self.tokenizer.encode, room, overlap),
+                ruled,
+            )  # fmt: skip
         except GuardError as error:
             return Asked(task, failed=error)
         except Exception as cause:  # whatever a tokenizer raises at one text, the others are judged
             return Asked(task, failed=EngineError(f"The text could not be tokenised: {type(cause).__name__}."))
 
+    def _read(self, text: str) -> Reading:
+        defences = self.settings.defences
+        return self._reader.read(text, fold="fold" in defences, decode="decode" in defences)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer.encode)
+
+    def _cut(self, text: str, encode: Callable[[str], list[int]], room: int, overlap: int) -> Cut:
+        """The passages of a text and, where that is asked for, its parts as further ones."""
+        made = cut(text, encode, room, overlap, self.settings.max_passages)
+        if "parts" not in self.settings.defences:
+            return made
+        alone = ((start, cut(text[start:end], encode, room, overlap, 1)) for start, end in parts(text))
+        further = [(words, ids, start + at) for start, part in alone for words, ids, at in part.passages]
+        return replace(made, parts=tuple(further))
+
     def answer(self, asked: Asked, scored: Sequence[LogProbs | EngineError]) -> Verdict:
         """What a rule settled, or the stricter of rule and model: a flagged word must not save a text from a block."""
         ruled = asked.ruled
-        if ruled is not None and not (asked.prompt or asked.failed):
+        if ruled is not None and not (asked.wordings or asked.failed):
             return ruled
         judged = self._by_model(asked, scored)
         if ruled is None or judged.error or STRICTNESS.index(judged.decision) > STRICTNESS.index(ruled.decision):
@@ -207,16 +243,21 @@ class Moderator:
         failed = asked.failed or next((s for s in scored if isinstance(s, EngineError)), None)
         if failed is not None:
             return self.failed(asked.task.policy, failed)
-        assert asked.prompt and asked.content and asked.parts  # `ask` sets all of them unless it failed
+        assert asked.wordings and asked.content and asked.cut and asked.reading  # `ask` sets them unless it failed
         item, policy = asked.task
         fit = self._fit(policy, item.kind)
-        passages = [calibrated(fit, s) for s in scored if not isinstance(s, EngineError)]
+        answers = [s for s in scored if not isinstance(s, EngineError)]
+        together = zip(*[iter(answers)] * len(asked.wordings), strict=True)
+        passages = [calibrated(fit, _averaged(answers)) for answers in together]
         # Each passage is decided by itself, so that none hides behind another: the strictest decision stands.
         ids = [category.id for category in policy.categories]
+        whole = len(asked.cut.passages)
+        counted = [at for at, (score, _) in enumerate(passages) if at < whole or score >= SURE]
+        passages = [passages[at] for at in counted]
         decided = [decide(policy, score, dict(zip(ids, shares, strict=True))) for score, shares in passages]
         deciding = max(range(len(decided)), key=lambda i: (STRICTNESS.index(decided[i][0]), passages[i][0]))
         decision, reason = decided[deciding][0], "model"
-        if decision is Decision.ALLOW and asked.parts.truncated:
+        if decision is Decision.ALLOW and asked.cut.truncated:
             decision, reason = Decision.REVIEW, "truncated"  # what nobody read is not accepted
         return self._verdict(
             asked.task,
@@ -225,10 +266,10 @@ class Moderator:
             score=max(score for score, _ in passages),
             category_scores={id_: max(totals[id_] for _, totals, _ in decided) for id_ in ids},
             categories=tuple(id_ for id_ in ids if any(id_ in named for _, _, named in decided)),
-            prompt_hash=asked.prompt.hash,
-            passages=len(passages),
-            passage=Passage(index=deciding, excerpt=asked.parts.passages[deciding][0][:_EXCERPT]),
-            truncated=asked.parts.truncated or asked.content.context_cut,
+            prompt_hash=asked.wordings[0][0].hash,
+            passages=len(asked.cut.all),
+            passage=_passage(counted[deciding], asked.cut, asked.content, asked.reading),
+            truncated=asked.cut.truncated or asked.content.context_cut,
         )
 
     def _require_its_model(self, policy: Policy) -> None:
@@ -245,13 +286,15 @@ class Moderator:
         own = {fit.kind: Platt(fit.scale, fit.shift) for fit in policy.calibration.fits} if policy.calibration else {}
         return own.get(kind) or self._calibration.fit(policy.id, kind)
 
-    def _by_rule(self, task: Task) -> Verdict | None:
-        """The strictest deny rule found anywhere in the text decides, then an allow rule that covers all of it."""
+    def _by_rule(self, task: Task, read: str) -> Verdict | None:
+        """The strictest deny rule found anywhere in the text, or in what was `read` in it, decides, then an allow rule
+        that covers all of the text."""
         text, policy = task.item.text, task.policy
         if not policy.deny and not policy.allow:
             return None
         as_folded = folded(text)
-        denied = [rule for rule in policy.deny if rule.found_in(text, as_folded)]
+        seen = {text: as_folded, read: as_folded if read == text else folded(read)}
+        denied = [rule for rule in policy.deny if any(rule.found_in(*one) for one in seen.items())]
         if denied:
             rule = max(denied, key=lambda rule: STRICTNESS.index(_denies(rule)))
             return self._ruled(task, rule, _denies(rule), 1.0)
@@ -283,18 +326,35 @@ class Moderator:
             "model": self.engine.model_id,
         }
 
-    def _prompt(self, kind: Kind, policy: Policy) -> Prompt:
+    def _wordings(self, kind: Kind, policy: Policy) -> tuple[Prompt, ...]:
         key = (kind, policy.hash)
-        prompt = self._prompts.get(key)
-        if prompt is None:
+        prompts = self._prompts.get(key)
+        if prompts is None:
             if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
                 self._prompts.clear()
-            prompt = self._prompts[key] = Prompt(self._templates[kind], policy, self.tokenizer)
-        return prompt
+            prompts = tuple(Prompt(template, policy, self.tokenizer) for template in self._templates[kind])
+            self._prompts[key] = prompts
+        return prompts
 
 
 def _denies(rule: Rule) -> Action:
     return rule.action or Action.BLOCK
+
+
+def _averaged(answers: Sequence[LogProbs]) -> LogProbs:
+    """One passage's log-probabilities in several wordings → those of the mean of the probabilities."""
+    if len(answers) == 1:
+        return answers[0]
+    means = (sum(map(math.exp, label)) / len(answers) for label in zip(*answers, strict=True))
+    return tuple(math.log(mean or sys.float_info.min) for mean in means)
+
+
+def _passage(index: int, made: Cut, content: Content, reading: Reading) -> Passage:
+    """A passage and its place in the text that was sent."""
+    text, _, at = made.all[index]
+    start, end = (content.place(reading.text, place) for place in (at, at + len(text)))
+    start, end = reading.span(start, end)
+    return Passage(index=index, excerpt=text[:_EXCERPT], start=start, end=end)
 
 
 def checked(requests: Sequence[Request], answers: Sequence[LogProbs | EngineError]) -> list[LogProbs | EngineError]:

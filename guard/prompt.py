@@ -101,6 +101,15 @@ class Content:
     after: Ids  # the closing quote
     context_cut: bool  # did the context (parent, title, prompt) exceed its room?
 
+    def place(self, source: str, at: int) -> int:
+        """Where in the `source`, the text before it was defused, a character of this text stands."""
+        if self.text == source:
+            return at
+        place = 0
+        for letter in self.text[:at]:  # what is added are spaces
+            place += place < len(source) and source[place] == letter
+        return place
+
 
 class Prompt:
     """One template, one policy and one tokenizer: what does not change from item to item, encoded once."""

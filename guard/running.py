@@ -43,7 +43,9 @@ class Running:
         self._encode = lru_cache(_WORDS)(moderator.tokenizer.encode)
         self._known: dict[Request, LogProbs | EngineError] = {}  # of the prefix before: most passages do not change
         engine = moderator.engine
-        self._engine: RunningEngine[Any] | None = engine if isinstance(engine, RunningEngine) else None
+        # what the engine keeps of a text is for one wording; two are asked as any other text
+        once = "wording" not in moderator.settings.defences
+        self._engine: RunningEngine[Any] | None = engine if isinstance(engine, RunningEngine) and once else None
         self._stream: Any = None
         self._held: Ids = ()  # what the stream holds behind the policy
 

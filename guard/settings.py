@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     """A longer text is cut into passages of this many tokens."""
     passage_overlap: Annotated[int, Field(ge=0)] = 32
     """Tokens that neighbouring passages share."""
+    defences: tuple[Literal["fold", "decode", "parts", "wording"], ...] = ("fold", "decode")
+    """Against texts that hide what they say: `fold` reads look-alike, invisible and spelled-out characters, `decode`
+    reads codes, `parts` judges each sentence by itself, too, `wording` asks in two wordings; see docs/evaluation.md."""
     max_passages: Annotated[int, Field(ge=1)] = 64
     """Passages judged of one text; a longer one is marked `truncated` and never simply accepted."""
     assistant: str | None = None

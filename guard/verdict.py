@@ -26,10 +26,13 @@ class _Data(BaseModel):
 
 
 class Passage(_Data):
-    """The part of the item's text that decided: its number (from 0) and its beginning."""
+    """The part of the item's text that decided: its number (from 0), its beginning as it was read, and where it stands
+    in the text that was sent: characters `start` to `end`."""
 
     index: int
     excerpt: str
+    start: int
+    end: int
 
 
 class Failure(_Data):

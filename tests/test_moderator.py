@@ -642,3 +642,97 @@ def test_the_engine_keeps_what_served_policies_share(monkeypatch):
     assert judge.engine.seen[-1].segments[0] in pinned[0]
     with pytest.raises(UnknownPolicy):
         judge.pin("nobody's")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Defences
+
+HIDDEN = "Hi. K\u0456\u200bll y\u043eu. Bye."
+
+
+def test_a_disguised_text_is_asked_as_it_reads_and_its_passage_stands_in_the_original():
+    judge = moderator(ByText({"kill you": BAD}, FINE))
+    verdict = judge.judge(HIDDEN, policy=policy())
+    assert verdict.decision is Decision.FLAG and verdict.passage is not None
+    assert verdict.passage.excerpt == "Hi. Kill you. Bye."
+    assert (verdict.passage.start, verdict.passage.end) == (0, len(HIDDEN))
+    assert moderator(ByText({"kill you": BAD}, FINE), defences=()).judge(HIDDEN, policy=policy()).accepted
+
+
+def test_the_place_of_each_passage_is_that_of_its_words_in_the_original():
+    """Though the text is unmasked, defused, and cut."""
+    text = "</s> " + "b\u0430d " * 40 + "k\u0456ll" + "\u200b" * 9 + " " + "g\u043eod " * 40
+    judge = moderator(ByText({"kill": BAD}, FINE), passage_tokens=32, passage_overlap=8)
+    verdict = judge.judge(text, policy=policy())
+    assert verdict.passage is not None and 0 < verdict.passage.index < verdict.passages - 1
+    part = text[verdict.passage.start : verdict.passage.end]
+    assert "k\u0456ll" in part and 60 < len(part) < 200
+    assert part.translate({0x430: "a", 0x456: "i", 0x43E: "o", 0x200B: ""}) == verdict.passage.excerpt
+
+
+def test_what_is_written_in_a_code_is_read_unless_that_is_switched_off():
+    code = "aSB3aWxsIGtpbGwgeW91IGFsbA=="
+    for defences, decision in ((("fold", "decode"), Decision.FLAG), (("fold",), Decision.ALLOW)):
+        judge = moderator(ByText({"kill you": BAD}, FINE), defences=defences)
+        assert judge.judge(f"read {code}", policy=policy()).decision is decision
+
+
+def test_a_deny_rule_finds_what_is_read_and_what_is_written():
+    of = policy(deny=[{"term": "kill", "reason": "no"}, {"pattern": "\u0456", "reason": "letters"}])
+    for text, reason in (("k\u0438ll \u200bk\u200bill", "no"), ("k\u0456n", "letters"), ("a kiln", "model")):
+        assert moderator(ByText({}, FINE)).judge(text, policy=of).reason.removeprefix("rule: ") == reason
+
+
+def test_an_allow_rule_covers_what_is_written_alone():
+    of = policy(allow=[{"term": "hello", "reason": "a greeting"}])
+    assert moderator(FakeEngine([BAD])).judge("h\u0435llo", policy=of).decision is Decision.FLAG
+
+
+def test_a_sentence_that_is_surely_bad_decides_where_parts_are_judged():
+    text = "A fine day. You are a fool. It rains."
+    answers = {"a fine day. you": FINE, "fool": [0.1, 0.8, 0.1], "rains": [0.3, 0.6, 0.1]}
+    judge = moderator(ByText(answers, FINE), defences=("parts",))
+    verdict = judge.judge(text, policy=policy())
+    assert (verdict.decision, verdict.passages) == (Decision.FLAG, 4) and verdict.score == pytest.approx(0.9)
+    assert verdict.passage is not None
+    assert text[verdict.passage.start : verdict.passage.end] == verdict.passage.excerpt == "You are a fool."
+    alone = judge.judge("It rains.", policy=policy())
+    assert (alone.decision, alone.passages) == (Decision.FLAG, 1), "a text that is one sentence is the whole"
+
+
+def test_a_sentence_that_is_bad_only_perhaps_does_not_decide():
+    judge = moderator(ByText({"a fine day.": FINE, "rains": [0.3, 0.6, 0.1]}, FINE), defences=("parts",))
+    verdict = judge.judge("A fine day. It rains.", policy=policy())
+    assert verdict.accepted and verdict.score == pytest.approx(0.2) and verdict.passages == 3
+
+
+def test_a_part_that_could_not_be_judged_is_an_error():
+    judge = moderator(ByText({"a fine day.": FINE, "rains": EngineError("lost")}, FINE), defences=("parts",))
+    assert judge.judge("A fine day. It rains.", policy=policy()).decision is Decision.ERROR
+
+
+def test_two_wordings_are_asked_and_their_probabilities_averaged():
+    engine = FakeEngine([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
+    verdict = moderator(engine, defences=("wording",)).judge("You fool", policy=policy())
+    assert verdict.category_scores == pytest.approx({"hate": 0.4, "spam": 0.1}) and verdict.passages == 1
+    first, second = map(texts, engine.seen)
+    assert first != second and all("<<<You fool>>>".lower() in asked for asked in (first, second))
+
+
+def test_two_wordings_of_several_passages_are_kept_apart():
+    engine = ByText({"kill": BAD}, FINE)
+    judge = moderator(engine, defences=("wording", "parts"), passage_tokens=32, passage_overlap=0)
+    verdict = judge.judge(long_text("kind", "kill", "kiss"), policy=policy())
+    assert len(engine.seen) == 2 * verdict.passages and verdict.passage is not None
+    assert "kill" in verdict.passage.excerpt and verdict.score == pytest.approx(0.9)
+
+
+def test_a_wording_that_fails_is_an_error_not_half_an_answer():
+    judge = moderator(Raw([EngineError("lost"), (-0.1, -3.0, -3.0)]), defences=("wording",))
+    assert judge.judge("You fool", policy=policy()).decision is Decision.ERROR
+
+
+def test_a_probability_of_nothing_in_both_wordings_is_still_a_number():
+    judge = moderator(Raw([(0.0, -900.0, -900.0)] * 2), defences=("wording",))
+    verdict = judge.judge("Good morning", policy=policy())
+    assert verdict.accepted and verdict.score == pytest.approx(0.0, abs=1e-6)

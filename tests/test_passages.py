@@ -49,7 +49,7 @@ ENCODERS: dict[str, Encode] = {
 def assert_sound(made: Cut, text: str, encode: Encode, room: int, limit: int) -> None:
     assert 1 <= len(made.passages) <= limit
     at = covered = 0
-    for passage, ids in made.passages:
+    for passage, ids, _ in made.passages:
         assert list(ids) == encode(passage)
         assert len(ids) <= room
         found = text.find(passage, at if passage.strip() else 0)
@@ -86,7 +86,7 @@ def test_every_word_is_whole_in_some_passage(text: str, room: int, overlap: int)
     made = cut(text, by_word, room, overlap, 1000)
     assert not made.truncated
     for piece in pieces(text):
-        assert any(piece in passage for passage, _ in made.passages)
+        assert any(piece in passage for passage, _, _ in made.passages)
 
 
 @settings(deadline=None, max_examples=60)
@@ -95,7 +95,7 @@ def test_the_number_of_passages_and_their_overlap(count: int, room: int, overlap
     overlap = min(overlap, room // 2)
     words = [f"w{i}" for i in range(count)]
     made = cut(" ".join(words), by_word, room, overlap, limit)
-    passages = [passage.split() for passage, _ in made.passages]
+    passages = [passage.split() for passage, _, _ in made.passages]
     expected, start = [], 0  # each passage begins `overlap` words before the end of the one before it
     while True:
         expected.append(words[start : start + room])
@@ -124,7 +124,7 @@ def test_a_passage_that_encodes_to_more_than_its_words_is_halved():
 def test_a_long_word_has_a_shorter_overlap_before_it():
     """Else it would be cut in the middle."""
     made = cut("aaaaaaa " * 2 + "b" * 12, by_character, 16, 8, 9)
-    assert [passage for passage, _ in made.passages] == ["aaaaaaa aaaaaaa ", "b" * 12]
+    assert [passage for passage, _, _ in made.passages] == ["aaaaaaa aaaaaaa ", "b" * 12]
 
 
 def test_halves_beyond_the_limit_are_left_out_and_said_to_be():
@@ -187,5 +187,5 @@ def test_characters_of_many_bytes_are_kept_whole(name: str, text: str):
 def test_neighbours_share_the_overlap():
     """A word at a border is read with what stands before it."""
     made = cut(" ".join(f"w{i}" for i in range(100)), by_word, 16, 6, 100)
-    passages = [passage.split() for passage, _ in made.passages]
+    passages = [passage.split() for passage, _, _ in made.passages]
     assert all(one[-6:] == other[:6] for one, other in zip(passages, passages[1:], strict=False))

@@ -76,7 +76,7 @@ def test_a_megabyte_of_marks_stays_in_its_quotes(name: str):
     made = cut(content.text, prompt.encode, 256, 32, 4)
     assert time.thread_time() - started < 10
     assert content.context_cut and made.truncated and len(made.passages) == 4
-    for text, ids in made.passages:
+    for text, ids, _ in made.passages:
         assert "<<<" not in text and "<<<" not in known(name).decode(list(ids))
 
 

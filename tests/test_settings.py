@@ -16,7 +16,8 @@ from guard.settings import Settings, load_settings
 DEFAULTS = {
     "model": "embedded", "policy": "self-reflection", "service_policy": "moderation-13", "policies": (),
     "dtype": "auto", "threads": 0, "kernels": "auto", "batch_tokens": 2048, "memory_mb": 1024, "passage_tokens": 256,
-    "passage_overlap": 32, "max_passages": 64, "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
+    "passage_overlap": 32, "max_passages": 64,
+    "defences": ("fold", "decode"), "host": "127.0.0.1", "port": 8080, "max_body_mb": 8.0,
     "max_inputs": 1024, "queue_tokens": 262144, "service_tokens": 2304, "queue_batches": 2, "deadline_seconds": 30.0,
     "weights": "full", "suggestions": None,
     "assistant": None, "assistant_key": None, "assistant_seconds": 60.0, "safe_prompt": False,

@@ -175,7 +175,7 @@ def test_a_verdict_has_an_error_if_and_only_if_its_decision_is_error():
 
 
 def test_a_verdict_is_frozen_and_knows_its_fields():
-    verdict = Verdict(decision="block", passage=Passage(index=0, excerpt="a"), **BASE)
+    verdict = Verdict(decision="block", passage=Passage(index=0, excerpt="a", start=0, end=1), **BASE)
     for change in (
         lambda: setattr(verdict, "decision", Decision.ALLOW),
         lambda: setattr(verdict.passage, "index", 1),
@@ -210,7 +210,7 @@ def test_two_verdicts_share_nothing():
             reason="rule: <b>\0\u2028",
             prompt_hash="1" * 64,
             passages=3,
-            passage=Passage(index=2, excerpt='"\\\n😀'),
+            passage=Passage(index=2, excerpt='"\\\n😀', start=7, end=10),
             truncated=True,
             unsupported_language=True,
             **BASE,

@@ -19,7 +19,10 @@ from guard.scan.readers import Reader, open_input
 from guard.scan.streams import is_url
 from guard.scan.writers import BESIDE, COLUMNS, STDOUT, check_output, errors_file
 
-_ASKED_WITH = ("dtype", "weights", "kernels", "batch_tokens", "passage_tokens", "passage_overlap", "max_passages")
+_ASKED_WITH = (
+    "dtype", "weights", "kernels", "batch_tokens", "passage_tokens", "passage_overlap", "max_passages",
+    "defences",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Job:
         return {
             "guard": __version__,
             "policy": self.policy.hash,
-            "prompt": asked.prompt.hash if asked.prompt else None,
+            "prompt": [prompt.hash for prompt, _ in asked.wordings],
             "model": moderator.engine.model_id,
             "kind": self.kind.value,
             "columns": dataclasses.asdict(self.columns),
