@@ -1,4 +1,4 @@
-"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks, refusal.
+"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks, defences, refusal.
 
 Exit: 0 done, 1 gate shut, 2 failed.
 """
@@ -27,7 +27,7 @@ from guard.policy import Policy
 from guard.settings import load_settings
 
 from . import card, report, threads
-from .attacks import measure, review
+from .attacks import defences, measure, review
 from .attacks.attack import SEED
 from .attacks.registry import ATTACKS, find
 from .attacks.sample import PER_CLASS
@@ -206,6 +206,25 @@ def attacks_command(
     print((out / measure.TABLE).read_text(encoding="utf-8"))
 
 
+@app.command("defences")
+def defences_command(
+    sets: SetsOption = None,
+    policy: Annotated[str, typer.Option(help="Id of a policy, or a policy file.")] = "self-reflection",
+    model: Annotated[str | None, typer.Option(help="As `guard check --model`.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on with it.")] = Path("out/defences"),
+    per_class: Annotated[int, typer.Option(min=1, help="Harmful items, and as many safe ones.")] = defences.PER_CLASS,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the attacks.")] = SEED,
+) -> None:  # fmt: skip
+    """The attacks under each combination of our defences: what these gain, and what they cost untouched texts."""
+    asked = measure.Asked(tuple(sets or NAMES[:2]), tuple(ATTACKS.values()), per_class, seed)
+    settings = load_settings(model=model)
+    defences.compare(
+        list(map(open_set, asked.sets)), asked, find_policy(settings, policy), settings, out, command=_command(),
+        on_progress=_Progress(),
+    )  # fmt: skip
+    print((out / defences.TABLE).read_text(encoding="utf-8"))
+
+
 @app.command("refusal")
 def refusal_command(
     target: Annotated[
@@ -273,7 +292,7 @@ def _write(folder: Path, sets: Sequence[LabelledSet], options: Options) -> dict[
         scores,
         {cell["file"]: frame for cell, frame in cells},
         texts,
-        [*measure.part(folder / "attacks"), *refusals.part(folder / "refusal")],
+        [*defences.part(folder / "attacks"), *refusals.part(folder / "refusal")],
     )
     (folder / "report.html").write_text(report.as_html(content), encoding="utf-8")
     (folder / "report.md").write_text(report.as_markdown(content), encoding="utf-8")

@@ -57,6 +57,7 @@ class Cell:
     policy_hash: str
     parents: Mapping[str, str | None]
     model: str
+    defences: tuple[str, ...]
     file: str
     items: int
     out_of_scope: int
@@ -77,7 +78,11 @@ def predict(
     gold = labelled.gold(policy)
     groups = labelled.groups()
     inside = [index for index, one in enumerate(labelled.items) if in_scope(one.item.kind, policy)]
-    header = {"set_hash": labelled.hash, "policy_hash": policy.hash, "model": model, "items": len(inside)}
+    defences = moderator.settings.defences
+    header = {
+        "set_hash": labelled.hash, "policy_hash": policy.hash, "model": model, "defences": list(defences),
+        "items": len(inside),
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     version = f"{policy.id}-v{policy.version}-{policy.hash[:8]}"
     file = folder / f"{_slug(labelled.name)}.{_slug(version)}.{_slug(model)}.parquet"
@@ -106,7 +111,7 @@ def predict(
         journal.unlink()
     return Cell(
         labelled.name, labelled.hash, source, policy.id, policy.version, policy.hash,
-        {category.id: category.parent for category in policy.categories}, model, file.name, len(inside),
+        {category.id: category.parent for category in policy.categories}, model, defences, file.name, len(inside),
         len(labelled.items) - len(inside), len(labelled.skipped), round(done["seconds"], 3), int(done["judged"]),
     )  # fmt: skip
 

@@ -36,8 +36,12 @@ class Source(NamedTuple):
 def run(
     sources: Sequence[Source], policies: Sequence[Policy], settings: Sequence[Settings], folder: Path, *,
     command: str, on_progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    load: Callable[[Settings], Moderator] = Moderator.load,
 ) -> None:  # fmt: skip
-    """Judge every set under every policy with every model (one setting each) and write `folder`/run.json."""
+    """Judge every set under every policy with every model (one setting each) and write `folder`/run.json.
+
+    `load` brings the moderator that a setting describes.
+    """
     names = [source.labelled.name for source in sources]
     if len(set(names)) != len(names):
         raise InvalidFile(
@@ -49,7 +53,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for setting in settings:
-        moderator = Moderator.load(setting)
+        moderator = load(setting)
         for policy in policies:
             for source in sources:
                 what = f"{source.labelled.name} under {policy.id} with {moderator.engine.model_id}"

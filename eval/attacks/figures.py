@@ -76,31 +76,34 @@ def blocks(found: Json) -> list[Block]:
     asked, mean = found["asked"], found["mean_change"]
     rows = [
         (row["attack"], row["description"],
-         estimate(row["recall"]["after"]), _change(row["recall"]["change"]),
-         estimate(row["false_positives"]["after"]), _change(row["false_positives"]["change"]), str(row["unscored"]))
+         estimate(row["recall"]["after"]), change(row["recall"]["change"]),
+         estimate(row["false_positives"]["after"]), change(row["false_positives"]["change"]), str(row["unscored"]))
         for row in found["attacks"]
     ]  # fmt: skip
     return [
         Block("heading", "Attacks on the judge"),
-        Block("text", f"{found['model']} under {found['policy']}, its own thresholds. The same items of "
+        Block("text", f"{found['model']} under {found['policy']}, its own thresholds, "
+              f"defences: {', '.join(found['defences']) or 'none'}. The same items of "
               f"{' and '.join(asked['sets'])}, {found['recall']['n']} harmful and {found['false_positives']['n']} "
               f"acceptable ones (at most {asked['per_class']} of a class, seed {asked['seed']}), were judged untouched "
               "and under each attack. A change is after − before, with its 95 % interval for pairs."),
         Block("text", f"Untouched: harmful stopped {estimate(found['recall'])}; acceptable stopped "
-              f"{estimate(found['false_positives'])}. Mean change over the attacks: {_points(mean['recall'])} of "
-              f"recall, {_points(mean['false_positives'])} of false positives."),
+              f"{estimate(found['false_positives'])}. Mean change over the attacks: {points(mean['recall'])} of "
+              f"recall, {points(mean['false_positives'])} of false positives."),
         Block("table", rows=(
             ("attack", "what it does", "harmful stopped", "change in points", "acceptable stopped", "change in points",
              "unscored"), *rows)),
     ]  # fmt: skip
 
 
-def _change(found: Json) -> str:
+def change(found: Json) -> str:
+    """A change with its interval, in points; a dash with the reason where there is none."""
     if found["value"] is None:
         return f"– ({found['reason']})"
     value, low, high = (f"{100 * found[name]:+.1f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
-def _points(change: float | None) -> str:
-    return "undefined" if change is None else f"{100 * change:+.1f} points"
+def points(share: float | None) -> str:
+    """A change of a share, in points."""
+    return "undefined" if share is None else f"{100 * share:+.1f} points"

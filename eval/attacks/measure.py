@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guard.labelled import LabelledSet
+from guard.moderator import Moderator
 from guard.policy import Policy
 from guard.settings import Settings
 
 from ..report import Block, as_markdown
-from ..run import Source, load, run, write_json
+from ..run import Source, run, write_json
+from ..run import load as read_run
 from ..score import Json
 from .attack import Attack
 from .figures import blocks, figures
@@ -38,6 +40,7 @@ class Asked:
 def measure(
     sets: Sequence[LabelledSet], asked: Asked, policy: Policy, settings: Settings, folder: Path, *, command: str,
     on_progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    load: Callable[[Settings], Moderator] = Moderator.load,
 ) -> Json:  # fmt: skip
     """Judge, or what is left of it, and write the figures. Raises `InvalidFile` as `sample` does."""
     untouched = sample(sets, policy, asked.per_class, asked.seed)
@@ -45,9 +48,9 @@ def measure(
     named = " + ".join(asked.sets)
     run(
         [Source(labelled, named) for labelled in (untouched, *treated)], [policy], [settings], folder,
-        command=command, on_progress=on_progress,
+        command=command, on_progress=on_progress, load=load,
     )  # fmt: skip
-    manifest, cells = load(folder)
+    manifest, cells = read_run(folder)
     frames = {cell["set"]: frame for cell, frame in cells}
     first = cells[0][0]
     found = {
@@ -58,6 +61,7 @@ def measure(
         "policy": f"{first['policy']} v{first['policy_version']}",
         "policy_hash": first["policy_hash"],
         "model": first["model"],
+        "defences": first["defences"],
         "seconds": round(sum(cell["seconds"] for cell, _ in cells), 1),
         **figures(frames[UNTOUCHED], frames, asked.attacks),
     }
