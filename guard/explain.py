@@ -1,8 +1,8 @@
 """`guard explain`: which sentences of a text its verdict rests on, by leaving each of them out.
 
 The one rule: a text less a sentence is judged as if it had come alone, so every figure can be had again with
-`guard check`. All these texts are asked about in one call, their token ids laid out as a tree: the beginning that some
-of them share is computed once.
+`guard check`, but for rounding. All these texts are asked about in one call, their token ids laid out as a tree: the
+beginning that some of them share is computed once.
 """
 
 from __future__ import annotations
