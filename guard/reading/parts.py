@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guard.sentences import Span, sentences
 
-SURE = 0.8  # probability from which on a part counts: alone it lacks what would explain it
+SURE = 0.85  # probability from which on a part counts: alone it lacks what would explain it
 _MOST = 16
 
 
