@@ -63,8 +63,9 @@ figures: $(VENV)/.installed-dev ## Measure the embedded model again, write its c
 
 eval: $(VENV)/.installed-dev ## Measure the embedded model on our own sets, write docs/report/ and the README's figures
 	$(BIN)/python -m eval run --policy self-reflection --policy moderation-13 --out docs/report
-	$(BIN)/python -m eval attacks --out docs/report/attacks
+	$(BIN)/python -m eval defences --out docs/report/attacks
 	$(BIN)/python -m eval threads --out docs/report/threads
+	$(BIN)/python -m eval refusal --out docs/report/refusal
 	$(BIN)/python -m eval report docs/report --readme README.md
 
 bench: $(VENV)/.installed-dev ## Measure the engine and its rivals, an hour at most; ends with one JSON line per benchmark
