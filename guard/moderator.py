@@ -12,8 +12,10 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from guard.calibration import Calibration, Platt, calibrated
@@ -110,6 +112,13 @@ class Moderator:
         from guard.loading import load_moderator
 
         return load_moderator(settings or load_settings())
+
+    def worded(self, templates: Path) -> Moderator:
+        """This moderator, asking in the wording of a folder (KIND.yaml each) alone. Raises `InvalidPolicy`."""
+        other = copy(self)
+        other._templates = {kind: (load_template(kind, templates),) for kind in Kind}
+        other._prompts = {}
+        return other
 
     def judge(
         self, text: str | Item, *, policy: str | Policy | None = None, categories: Iterable[str] | None = None,
