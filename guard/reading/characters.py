@@ -9,70 +9,108 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice, product
 
 from guard.reading.reading import Edit, Reading
 
 Count = Callable[[str], int]  # how many tokens a text takes
 
-_TAGS = re.compile("[\U000e0020-\U000e007e]+")  # ASCII that is not shown, and that some models read
-_FLAG = "\U0001f3f4"
+_ODD = re.compile("[^\t\n\r -~]")
+_FLAG = "\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f"  # of England, Scotland, Wales
+_TAGS = re.compile(f"{_FLAG}|[\U000e0020-\U000e007e]+")  # ASCII that is not shown, and that some models read
 # Nothing is to be seen of these. Joiners are another matter: emoji and some scripts need them.
 _INVISIBLE = re.compile(
-    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
-    "\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+"
+    f"{_FLAG}|[\0-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+"
 )
-_JOINERS = re.compile("(?<=[A-Za-z0-9])[\u200c\u200d\ufe00-\ufe0f]+|[\u200c\u200d\ufe00-\ufe0f]+(?=[A-Za-z0-9])")
+_JOINERS = re.compile("(?<![\xa9\xae\u0590-\U0010ffff])[\u200c\u200d\ufe00-\ufe0f]++(?!\u20e3)")
+_BLANK = re.compile("\u3164|(?<![\u2801-\u28ff])\u2800(?![\u2801-\u28ff])")
+_KEYCAP = re.compile("(?<=[A-Za-z])([0-9])\ufe0f?\u20e3|([0-9])\ufe0f?\u20e3(?=[A-Za-z])")
+_WINDOWS = re.compile("[\x80-\x9f]")  # control characters, where a text in cp1252 was read as Latin-1
 _BACKWARDS = re.compile("\u202e([^\u202c\u202d\u202e\u2069\n]*)[\u202c\u202d\u2069]?")
-_WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?", re.UNICODE)
+_TURNED = dict(zip("ɐqɔpǝɟƃɓɥᴉıɾʞlɯuodbɹsʇnʌʍxʎz∀ƆƎℲ⅁HIſ˥WNOԀSΛMX⅄Z˙'¿¡",
+                   "abcdefgghiijklmnopqrstuvwxyzACEFGHIJLMNOPSVWXYZ.,?!", strict=True))  # fmt: skip
+_UPSIDE_DOWN = re.compile(f"(?=\\S)[{''.join(_TURNED)} ,.?!]{{6,}}")
+_ONLY_TURNED = re.compile("[ɐɔǝɟɥᴉʞɯɹʇʌʍʎ]")
+# Signs of the phonetic alphabet that nobody takes for a Latin letter.
+_PHONETIC = re.compile(
+    "[\u0250\u0252-\u0260\u0264-\u0269\u026b-\u0273\u0275-\u027f\u0281-\u0298\u02a0-\u02af\u02c8\u02cc\u02d0]"
+)
+_WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?")
+_UNBROKEN = re.compile(r"\S+")
+_FOREIGN = re.compile(r"[^\W\d_\x00-\u024f\u1e00-\u1eff]")
 _LETTER_NAME = re.compile(r"LATIN (?:(CAPITAL|SMALL) LETTER|LETTER SMALL CAPITAL|CAPITAL LETTER SMALL) ([A-Z])\Z")
-_EUROPEAN = re.compile("[\u00c0-\u017f\u0218-\u021b\u1ea0-\u1ef9]")  # Latin letters with the accents of a language
-_MARKED = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff][\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]*")
-_WAYS = 32  # to read one word, at most
+_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff"
+_MARKED = re.compile(f"[\u00c0-\u024f\u1e00-\u1eff][{_MARKS}]*|[A-Za-z][{_MARKS}]+")
+# Latin letters with the accents of some language, or of those that others are transcribed with; a tone may stand above.
+_WRITTEN = re.compile(
+    "[\u00c0-\u024f\u1ea0-\u1ef9ḌḍḎḏḠḡḤḥḪḫḴḵḶḷḸḹḺḻṀṁṂṃṄṅṆṇṚṛṜṝṢṣṬṭṮṯẀ-ẅẎẏẒẓẖ][\u0300\u0301\u0303\u0304\u030c]?"
+    "|[AEGIJLMNORUYaegijlmnoruy][\u0300-\u0304\u030c]"
+)
+_WAYS, _LONG = 32, 40  # to read one word, at most; characters of a word that is read in one way
 _STRAY = 3  # accents that no language writes, from which on accents are taken for ornament
+_START = 400  # characters that tell whether a run makes sense
 
 
 def unmasked(reading: Reading, count: Count) -> Reading:
     """The text as it looks. A text of ASCII letters comes back as it is.
 
-    >>> unmasked(Reading("Ｙou \\u200bаre k\\u0301i\\u0307\\u200bl\\u0331led"), len).text
+    >>> unmasked(Reading("Ｙou \\u200bаre k\\u0336i\\u0307\\u200bl\\u0337led"), len).text
     'You are killed'
     """
-    if reading.text.isascii() and reading.text.isprintable():
+    if not _ODD.search(reading.text):
         return reading
-    reading = reading.sub(_TAGS, _shown_tags)
+    reading = reading.sub(_TAGS, lambda match: _unless_flag(match, _shown_tags(match[0])))
     reading = reading.sub(_BACKWARDS, lambda match: _turned(match[1], count))
-    reading = reading.sub(_INVISIBLE, "").sub(_JOINERS, "")
+    reading = reading.sub(_INVISIBLE, lambda match: _unless_flag(match, "")).sub(_JOINERS, "").sub(_BLANK, " ")
+    reading = reading.sub(_WINDOWS, lambda match: match[0].encode("latin-1").decode("cp1252", "ignore"))
+    reading = reading.sub(_KEYCAP, lambda match: match[1] or match[2])
     if reading.text.isascii():
         return reading
-    reading = reading.edited(
-        (at, at + 1, plain)
-        for at, letter in enumerate(reading.text)
-        if letter >= "\u0180" and (plain := _plain(letter))
-    )
+    reading = reading.sub(_UPSIDE_DOWN, lambda match: _upright(match[0], count)).sub(_UNBROKEN, _unstyled)
     reading = reading.edited(_without_accents(reading.text))
-    return reading.edited(_latin(reading.text, count))
+    return reading.edited(_latin(reading.text, count)) if _FOREIGN.search(reading.text) else reading
 
 
-def _shown_tags(match: re.Match[str]) -> str | None:
-    if match.string[max(0, match.start() - 1) : match.start()] == _FLAG:
-        return None  # the flags of England, Scotland and Wales are written so
-    return "".join(chr(ord(letter) - 0xE0000) for letter in match[0])
+def _unless_flag(match: re.Match[str], plain: str) -> str | None:
+    return None if match[0][0] == _FLAG[0] else plain
+
+
+def _shown_tags(tags: str) -> str:
+    return "".join(chr(ord(letter) - 0xE0000) for letter in tags if letter > "\U000e0000")
 
 
 def _turned(run: str, count: Count) -> str:
     """What is shown from right to left, as it makes sense: a person reads the screen, and a model the file."""
-    return min(run[::-1], run, key=count)
+    return min(run[::-1], run, key=lambda way: count(way[:_START]))
+
+
+def _upright(run: str, count: Count) -> str | None:
+    """Letters that stand on their heads, read from the other side, where that makes sense."""
+    body = run.rstrip()
+    if len(_ONLY_TURNED.findall(body)) < _STRAY:
+        return None
+    plain = "".join(_TURNED.get(letter, letter) for letter in reversed(body))
+    return plain + run[len(body) :] if 2 * count(plain[:_START]) <= count(body[-_START:]) else None
+
+
+def _unstyled(match: re.Match[str]) -> str | None:
+    """Latin letters for those in another style; digits only beside such letters, for many scripts have their own."""
+    word = match[0]
+    if word.isascii() or _PHONETIC.search(word):
+        return None
+    plain = [(letter >= "\u0180" and _plain(letter)) or letter for letter in word]
+    return "".join(plain) if any(letter.isascii() and letter.isalpha() for letter in plain) else None
 
 
 @cache
 def _plain(letter: str) -> str | None:
-    """The ASCII character that a styled one stands for: full-width, mathematical, circled, small capital."""
-    if unicodedata.category(letter) == "No" and unicodedata.name(letter, "").startswith(("SUPERSCRIPT", "SUBSCRIPT")):
-        return None
+    """The ASCII letter or digit that a styled one stands for: full-width, mathematical, circled, small capital."""
+    if unicodedata.category(letter) in ("No", "Mn", "Me") or "\u2100" <= letter <= "\u2138" or letter in "ℿℽⅅⅆⅇⅈⅉⁱⁿ":
+        return None  # powers, list items, signs of mathematics
     same = unicodedata.normalize("NFKC", letter)
-    if len(same) == 1 and same.isascii() and same != " ":
+    if len(same) == 1 and same.isascii() and same.isalnum():
         return same
     named = _LETTER_NAME.search(unicodedata.name(letter, ""))
     if named is None:
@@ -82,49 +120,54 @@ def _plain(letter: str) -> str | None:
 
 def _without_accents(text: str) -> list[Edit]:
     """Latin letters without their marks, where marks are strewn that no language writes."""
-    marked = [match for match in _MARKED.finditer(text) if not match[0].isascii()]
+    marked = list(_MARKED.finditer(text))
     if sum(_is_stray(match[0]) for match in marked) < _STRAY:
         return []
     bare = (unicodedata.normalize("NFD", match[0])[0] for match in marked)
     return [(*match.span(), letter) for match, letter in zip(marked, bare, strict=True) if letter != match[0]]
 
 
+@lru_cache(4096)
 def _is_stray(letter: str) -> bool:
-    composed = unicodedata.normalize("NFC", letter)
-    return len(composed) > 1 or _EUROPEAN.fullmatch(composed) is None
+    return _WRITTEN.fullmatch(unicodedata.normalize("NFC", letter)) is None
 
 
 def _latin(text: str, count: Count) -> list[Edit]:
     """Words with look-alikes in Latin letters: those that mix alphabets, and in a text that is otherwise Latin those of
-    look-alikes alone."""
+    look-alikes alone. A letter alone is a sign, such as alpha, unless there are such words."""
     whole: list[tuple[re.Match[str], str]] = []
     edits: list[Edit] = []
     otherwise_latin = False
     for word in _WORD.finditer(text):
-        own = [letter for letter in word[0] if _is_latin(letter)]
-        if len(own) == sum(map(str.isalpha, word[0])):
+        if not _FOREIGN.search(word[0]):
             otherwise_latin = True
-        elif own:
-            edits.append((*word.span(), _in_latin(word[0], _MORE, count)))
+        elif _PHONETIC.search(word[0]):
+            continue
+        elif any(map(_is_latin, word[0])):
+            latin = _in_latin(word[0], _MORE, count)
+            if _all_latin(latin) and len(latin) > 2:
+                edits.append((*word.span(), latin))
         elif _all_latin(latin := _in_latin(word[0], {}, count)):
             whole.append((word, latin))
         else:
             return edits  # a word of another alphabet: a short one may be one as well
-    return sorted([*edits, *((*word.span(), latin) for word, latin in whole if otherwise_latin)])
+    if not otherwise_latin or not (edits or any(sum(map(str.isalpha, latin)) > 1 for _, latin in whole)):
+        return edits
+    return sorted([*edits, *((*word.span(), latin) for word, latin in whole)])
 
 
 def _in_latin(word: str, more: dict[str, str], count: Count) -> str:
     """What is drawn like an l may stand for an i, and the other way round: the reading of fewer tokens is taken."""
     latin = "".join(_look_alike(letter) or more.get(letter.lower(), letter) for letter in word)
     drawn = [letter in _STROKES and latin[at] != letter for at, letter in enumerate(word)]
-    if not any(drawn):
+    if not any(drawn) or len(word) > _LONG:
         return latin
     ways = product(*("il" if stroke else letter for stroke, letter in zip(drawn, latin, strict=True)))
     return min(islice(map("".join, ways), _WAYS), key=count)
 
 
 def _all_latin(word: str) -> bool:
-    return all(map(_is_latin, filter(str.isalpha, word)))
+    return not _FOREIGN.search(word)
 
 
 def _is_latin(letter: str) -> bool:
@@ -145,5 +188,5 @@ def _look_alike(letter: str) -> str | None:
 
 _STROKES = "\u0406\u0456\u0399\u03b9\u04c0\u04cf\u0131\u05d5\u05df\u2160\u217c"
 # Drawn less alike: taken for Latin only between Latin letters.
-_MORE = dict(zip("\u0432\u043a\u043c\u043d\u0442\u044f\u0438\u03b5\u03ba\u03bc\u03c4\u03c7\u0565\u0580\u057f",
-                 "bkmhtrnekutxets", strict=True))  # fmt: skip
+_MORE = dict(zip("\u0432\u043a\u043c\u043d\u0442\u044f\u0438\u03b5\u03ba\u03c4\u03c7\u0565\u0580\u057f",
+                 "bkmhtrnektxets", strict=True))  # fmt: skip

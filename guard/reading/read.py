@@ -10,7 +10,7 @@ from guard.reading.codes import decoded
 from guard.reading.reading import Reading
 from guard.reading.spelling import respelled
 
-_LONGEST = 262_144  # characters; what stands behind them is left as it is
+LONGEST = 131_072  # characters that are read; what stands behind them is left as it is
 _LAYERS = 3  # of disguise, one within the other
 _WORDS = 65_536  # whose tokens are remembered
 
@@ -28,9 +28,10 @@ class Reader:
     def read(self, text: str, *, fold: bool = True, decode: bool = True) -> Reading:
         """`fold`: look-alike and invisible characters and spelling; `decode`: codes.
 
-        A text of which nothing would be left stays as it is.
+        Only the first `LONGEST` characters are read, so that a long text cannot hold up the others; the rest stays as
+        it is. So does a text of which nothing would be left.
         """
-        original = reading = Reading(text)
+        original = reading = Reading(text[:LONGEST])
         for _ in range(_LAYERS):
             before = reading.text
             if fold:
@@ -41,4 +42,4 @@ class Reader:
                 reading = respelled(reading, self.count)
             if reading.text == before:
                 break
-        return reading if reading.text.strip() else original
+        return (reading if reading.text.strip() else original).before(text[LONGEST:])

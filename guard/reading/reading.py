@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import chain
 
@@ -21,7 +22,7 @@ class Reading:
 
     def __init__(self, text: str, places: list[int] | None = None) -> None:
         self.text = text
-        self._places = places  # None: nothing was rewritten
+        self._places = places  # never falling; None: nothing was rewritten
 
     def edited(self, edits: Iterable[Edit]) -> Reading:
         """The reading with edits made, which stand in order and do not overlap.
@@ -43,10 +44,18 @@ class Reading:
         found = ((match, new if isinstance(new, str) else new(match)) for match in pattern.finditer(self.text))
         return self.edited((*match.span(), text) for match, text in found if text is not None and text != match[0])
 
+    def before(self, rest: str) -> Reading:
+        """The reading with `rest` behind it, which stood behind the original and is left as it is."""
+        if not rest:
+            return self
+        known = self._places or range(len(self.text) + 1)
+        return Reading(self.text + rest, [*known, *range(known[-1] + 1, known[-1] + len(rest) + 1)])
+
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Where the characters from `start` to `end` came from: what was replaced is there as a whole."""
-        if self._places is None:
+        places = self._places
+        if places is None:
             return start, end
-        first = self._places[start]
-        behind = next((place for place in self._places[end:] if place > self._places[end - 1]), self._places[-1])
-        return first, behind
+        if start == end:
+            return places[start], places[start]
+        return places[start], places[min(bisect_right(places, places[end - 1], end), len(places) - 1)]
