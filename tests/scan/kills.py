@@ -33,7 +33,7 @@ def main(source, out, rows):
     job = Job((source,), out, moderator.policies.get("self-reflection"), Kind.PROMPT, Columns(id="id"))
     deaths = 0
     while died(
-        1 + deaths * 7 % (19 + 2 * deaths),
+        1 + deaths * 7 % (19 + deaths),
         lambda: scan(moderator, job, on_progress=lambda now: sys.audit("guard.scored")),
     ):
         deaths += 1
