@@ -65,6 +65,7 @@ eval: $(VENV)/.installed-dev ## Measure the embedded model on our own sets, writ
 	$(BIN)/python -m eval run --policy self-reflection --policy moderation-13 --out docs/report
 	$(BIN)/python -m eval defences --out docs/report/attacks
 	$(BIN)/python -m eval threads --out docs/report/threads
+	$(BIN)/python -m eval stability --out docs/report/stability
 	$(BIN)/python -m eval refusal --out docs/report/refusal
 	$(BIN)/python -m eval report docs/report --readme README.md
 

@@ -1,4 +1,4 @@
-"""`python -m eval`: run, score, report, compare, gate, sets, threads, attacks, defences, refusal.
+"""`python -m eval`: run, score, report, compare, gate, sets, threads, stability, attacks, defences, refusal.
 
 Exit: 0 done, 1 gate shut, 2 failed.
 """
@@ -26,7 +26,7 @@ from guard.measure.promise import Promise
 from guard.policy import Policy
 from guard.settings import load_settings
 
-from . import card, report, threads
+from . import card, report, stability, threads
 from .attacks import defences, measure, review
 from .attacks.attack import SEED
 from .attacks.registry import ATTACKS, find
@@ -149,6 +149,27 @@ def threads_command(
     chosen = find_policy(settings, policy)
     found = threads.judge(chosen, settings, out, command=_command(), on_progress=_Progress())
     print(threads.as_markdown(found), end="")
+
+
+@app.command("stability")
+def stability_command(
+    sets: SetsOption = None,
+    policy: Annotated[str, typer.Option(help="Id of a policy, or a policy file.")] = "self-reflection",
+    model: Annotated[str | None, typer.Option(help="As `guard check --model`.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on with it.")] = Path("out/stability"),
+    per_class: Annotated[int, typer.Option(min=1, help="Harmful items, and as many safe ones.")] = PER_CLASS,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the shuffled order.")] = SEED,
+    text_column: TextOption = "text", label_column: LabelOption = "label", id_column: IdOption = None,
+    kind: KindOption = None,
+) -> None:  # fmt: skip
+    """How many verdicts flip with the batch size, the order of the categories and the wording."""
+    columns = Columns(text_column, label_column, id_column)
+    settings = load_settings(model=model)
+    stability.measure(
+        [Source(open_set(name, columns, kind), name) for name in sets or NAMES[:2]], find_policy(settings, policy),
+        settings, out, command=_command(), per_class=per_class, seed=seed, on_progress=_Progress(),
+    )  # fmt: skip
+    print((out / stability.TABLE).read_text(encoding="utf-8"))
 
 
 @app.command("sets")
@@ -292,7 +313,8 @@ def _write(folder: Path, sets: Sequence[LabelledSet], options: Options) -> dict[
         scores,
         {cell["file"]: frame for cell, frame in cells},
         texts,
-        [*defences.part(folder / "attacks"), *refusals.part(folder / "refusal")],
+        [*stability.part(folder / "stability"), *defences.part(folder / "attacks"), *refusals.part(folder / "refusal")],
+        stability.beside_headline(folder / "stability"),
     )
     (folder / "report.html").write_text(report.as_html(content), encoding="utf-8")
     (folder / "report.md").write_text(report.as_markdown(content), encoding="utf-8")

@@ -48,10 +48,10 @@ class Block:
 
 def blocks(
     scores: Json, frames: Mapping[str, pl.DataFrame], texts: Mapping[tuple[str, str], Labelled],
-    attacks: Sequence[Block] = (),
+    attacks: Sequence[Block] = (), headline: Sequence[Block] = (),
 ) -> list[Block]:  # fmt: skip
     """The whole report. `frames`: predictions by file name; `texts`: items by (set, id), as far as they are at hand;
-    `attacks`: the part about them, where they were measured."""
+    `attacks`: the part about them, where they were measured; `headline`: what more is said beside the headline."""
     cells = scores["cells"]
     found = [
         Block("heading", "How far these verdicts can be trusted", 1),
@@ -62,6 +62,7 @@ def blocks(
             "is a dash with its reason."),
         Block("heading", "In short"),
         _headline(cells),
+        *headline,
         Block("text", "The reference figures are those that Mistral 7B's authors report for self-reflection on a "
               "balanced set of their own (arXiv 2310.06825, section 5.2). Their set is not public and ours is another "
               "one: the row says what is reached for, it is no comparison on equal terms."),

@@ -43,7 +43,7 @@ def figures(untouched: pl.DataFrame, attacked: Mapping[str, pl.DataFrame], attac
             )
         rows.append(
             {"attack": attack.name, "family": attack.family, "description": attack.description,
-             **_changes(judged, replace(columns(after), groups=judged.groups))}
+             **changes(judged, replace(columns(after), groups=judged.groups))}
         )  # fmt: skip
     rows.sort(key=lambda row: (row["recall"]["change"]["value"], row["attack"]))
     return {
@@ -55,7 +55,8 @@ def figures(untouched: pl.DataFrame, attacked: Mapping[str, pl.DataFrame], attac
     }  # fmt: skip
 
 
-def _changes(before: Judged, after: Judged) -> Json:
+def changes(before: Judged, after: Judged) -> Json:
+    """Recall and false positives of the same items before and after, their change, and how many are unscored."""
     found: Json = {}
     for name, of, mask, empty in (
         ("recall", lambda judged: recall(judged, "harmful"), before.harmful, "no item is harmful"),

@@ -39,7 +39,7 @@ def sample(sets: Sequence[LabelledSet], policy: Policy, per_class: int = PER_CLA
         drawn += [one for one in pool if (one.label != ACCEPTABLE) is harmful][:per_class]
     if not any(one.label != ACCEPTABLE for one in drawn):
         raise InvalidFile(
-            "No harmful item is in these sets, so no attack can hide one.",
+            "No harmful item is in these sets, so none can be missed.",
             hint="Name a set that holds harmful items of a kind that the policy judges.",
         )
     return LabelledSet(UNTOUCHED, tuple(drawn))
