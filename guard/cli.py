@@ -43,6 +43,7 @@ from guard.keys import Fail, KeyBook, Mode
 from guard.loading import ceilings, folder_of, shape_of
 from guard.moderator import Moderator
 from guard.policy import Action, Policy, PolicyBook, PolicyTest, as_yaml, load_policy
+from guard.printable import printable
 from guard.prompt import load_template
 from guard.resources import shipped
 from guard.settings import Settings, load_settings
@@ -126,19 +127,6 @@ def run(arguments: list[str]) -> int:
 def exit_status(error: GuardError) -> int:
     """The row of `errors.STATUS` that belongs to an error."""
     return STATUS.get(type(error), (0, EXIT_ERROR))[1]
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    r"""One line that does nothing to a terminal: what is not printable stands there as an escape.
-
-    >>> printable("so\n[2J\x1b[2J \u202e!")
-    'so\\n[2J\\x1b[2J \\u202e!'
-    >>> printable("one two three", limit=8)
-    'one two…'
-    """
-    if limit is not None and len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @app.callback(invoke_without_command=True)

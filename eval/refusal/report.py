@@ -5,8 +5,8 @@ The one rule: where no real assistant was asked, that stands at the top and no r
 
 from __future__ import annotations
 
-from guard.cli import printable
 from guard.measure.intervals import wilson
+from guard.printable import printable
 
 from ..report import Block, estimate
 from ..score import Json

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from guard.cli import printable
 from guard.measure.intervals import Estimate
+from guard.printable import printable
 from guard.report.parts import Cell, Foreign, Hidden, Numbers, Paragraph, Part, Picture, Section, Table
 from guard.report.rates import percent
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from guard.cli import printable
 from guard.measure.intervals import Estimate
+from guard.printable import printable
 from guard.report.parts import Cell, Foreign, Picture, Section, Table
 from guard.report.plots import COLOURS
 from guard.report.rates import percent
