@@ -15,6 +15,7 @@ from benchmarks.measure import FOLDER
 
 BENCHMARKS = (
     "scoring", "questions", "latency", "window", "stream", "heads", "company", "embedded", "weights", "load", "release",
+    "scan",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def figures(found: Results) -> str:
         _weights,
         _load,
         _release,
+        _scan,
     )
     where = found["scoring"]
     faults = [f"{name}: {fault}" for name, line in found.items() for fault in line["faults"]]
@@ -246,6 +247,28 @@ is judged by the embedded model.
 
 Sent as fast as the assistant can, the last word comes {fast["score"]:,.0f} ms late in `score`, {fast["block"]:,.0f} in
 `block`, {fast["hold"]:,.0f} in `hold`: so long takes the judge for {line["words"]} prefixes."""
+
+
+def _scan(found: Results) -> str:
+    line = found["scan"]
+    rows: list[list[object]] = [
+        ["the embedded model: rows/s of a whole scan", line["scan"]],
+        ["the engine on the same rows, all at once: rows/s", line["engine"]],
+        ["the scan's share of that", f"{line['share']:.0%}"],
+        [f"peak memory at {line['rows'] // 10:,} rows, without a model: MiB", line["memory_small_mib"]],
+        [f"the same at {line['rows']:,} rows: MiB", line["memory_mib"]],
+        [f"{line['rows']:,} rows without a model: s", line["seconds"]],
+        ["foretold by `--dry-run`: s", line["foretold_seconds"]],
+        ["what going on after a kill costs beside loading and the block that was lost: s", line["resume_seconds"]],
+        ["of the time that the model would take for these rows", f"{line['resume_share']:.2%}"],
+    ]
+    return f"""### A scan
+
+`guard scan` of comments of which hardly two are the same, under `{line["policy"]}`. "Without a model" is with the fake
+engine, which leaves only what is around it. A scan that was killed at half its rows and started again
+({line["killed_seconds"]} s and {line["rest_seconds"]} s) gave the same output, byte for byte.
+
+{table(["", "figure"], rows)}"""
 
 
 _DELAYS = ("first_ms", "word_ms", "p99_ms", "last_ms")
