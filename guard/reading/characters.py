@@ -107,7 +107,11 @@ def _unstyled(match: re.Match[str]) -> str | None:
 @cache
 def _plain(letter: str) -> str | None:
     """The ASCII letter or digit that a styled one stands for: full-width, mathematical, circled, small capital."""
-    if unicodedata.category(letter) in ("No", "Mn", "Me") or "\u2100" <= letter <= "\u2138" or letter in "ℿℽⅅⅆⅇⅈⅉⁱⁿ":
+    if (
+        unicodedata.category(letter) in ("No", "Mn", "Me", "Cf")
+        or "\u2100" <= letter <= "\u2138"
+        or letter in "ℿℽⅅⅆⅇⅈⅉⁱⁿ"
+    ):
         return None  # powers, list items, signs of mathematics
     same = unicodedata.normalize("NFKC", letter)
     if len(same) == 1 and same.isascii() and same.isalnum():

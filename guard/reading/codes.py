@@ -35,7 +35,7 @@ _QUOTED = r"""(?:"[^"\n]{1,80}"|'[^'\n]{1,80}'|“[^”\n]{1,80}”|«[^»\n]{1,
 # Pieces of one text: quoted, and with nothing between but signs and short names, such as `a = "ki"; b = "ll"`.
 _PIECES = re.compile(rf"{_QUOTED}(?:[\s+,&.;]{{0,8}}(?:\b[A-Za-z]\w{{0,11}} ?= ?)?{_QUOTED})+")
 _FEWEST_WORDS, _FEWEST_LETTERS, _FEWEST_TOKENS, _SHARE = 3, 10, 6, 0.6
-_STRANGE = 1.6  # tokens of a word, on the average, from which on a run of words may be a code
+STRANGE = 1.6  # tokens of a word, on the average, from which on a run of words may be a code
 _START = 400  # characters that tell whether a run makes sense
 _LOOKED_AT = 8192  # characters in which shifted letters are looked for
 
@@ -146,7 +146,7 @@ def _text(data: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     plain = all(letter.isprintable() or letter in "\t\r\n" for letter in found)
-    return found if plain and 2 * sum(map(str.isalpha, found)) > len(found) else None
+    return found if plain and 2 * sum(map(str.isalnum, found)) > len(found) and any(map(str.isalpha, found)) else None
 
 
 def _words(data: bytes, count: Count) -> str | None:
@@ -158,14 +158,14 @@ def _words(data: bytes, count: Count) -> str | None:
 def _unscrambled(reading: Reading, count: Count) -> Reading:
     """The run of words that is plain when its letters are shifted, or its words turned, if there is one.
 
-    A word within it that only loses by that stays as it is: it may be plain already.
+    A word within it that takes more tokens then stays as it is: it may be plain already.
     """
     own = list(map(count, _WORD.findall(reading.text, 0, _LOOKED_AT)))
     known = own.count(1)
-    if sum(own) - known - _STRANGE * (len(own) - known) < _FEWEST_TOKENS / 2:
+    if sum(own) - known - STRANGE * (len(own) - known) < _FEWEST_TOKENS / 2:
         return reading  # mostly known words already
     words = list(_WORD.finditer(reading.text, 0, _LOOKED_AT))
-    if _richest([tokens - _STRANGE for tokens in own])[0] < _FEWEST_TOKENS / 2:
+    if _richest([tokens - STRANGE for tokens in own])[0] < _FEWEST_TOKENS / 2:
         return reading
     strange = "".join(word[0] for word, tokens in zip(words, own, strict=True) if tokens > 1)
     weights = [_weight(word[0], count) for word in words]
@@ -183,7 +183,7 @@ def _unscrambled(reading: Reading, count: Count) -> Reading:
         or sum(map(len, letters)) < _FEWEST_LETTERS
     ):
         return reading
-    return reading.edited((*words[at].span(), read[at]) for at in range(start, end) if saved[at] >= 0)
+    return reading.edited((*words[at].span(), read[at]) for at in range(start, end) if saved[at] > -0.5)
 
 
 def _weight(word: str, count: Count) -> float:

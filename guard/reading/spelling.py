@@ -20,7 +20,7 @@ _TWO = re.compile(r"(?<!\S)\S[^\w\s]{0,2}\s{1,5}[^\w\s]?\S[^\w\s]{0,2}(?!\S)")
 # Single characters, perhaps with punctuation, and white space between them.
 _SPACED = re.compile(r"""(?<!\S)\S['",.!?;:)]?(?:(?:[^\S\n]{1,5}|\n{1,2})['"(]?\S['",.!?;:)]{0,2}(?!\S)){2,}""")
 _MARK = r"[.\-_*~|/\\^+,;!¡·•=#]"
-_BETWEEN = re.compile(rf"\w(?:{_MARK}{{1,3}}|['’`:])[^\W\d_]")
+_BETWEEN = re.compile(r"[.\-_*~|/^+,;:!¡·•=#'’`](?<=\w.)[^\W\d_]|[.\-_*~|^+,;!¡·•]{2}[^\W\d_]")
 # Single letters with one and the same mark between; "e.g." and "F.B.I." are too short.
 _DOTTED = re.compile(r"(?<![\w@#])[^\W_](?:([.\-_*~|/'’`^+,:;!¡·•=#])[^\W_])(?:\1[^\W_]){2,}(?![^\W_])")
 _MARKED = re.compile(
@@ -32,21 +32,21 @@ _LEET = {
     "@": "a", "$": "s", "!": "i", "|": "il", "+": "t", "(": "c", "€": "e", "¢": "c", "£": "l", "¥": "y",
 }  # fmt: skip
 _SIGN = "@$!|+(€¢£¥"
-_LEETISH = re.compile(r"[\d@$!|€¢£¥][^\W\d_]|[^\W\d_](?:[\d@$€¢£¥]|[+(!|][^\W\d_])")
+_LEETISH = re.compile(r"[\d@$!|+(€¢£¥](?:[^\W\d_]|(?<=[^\W\d_].))")
 _CODED = re.compile(
     rf"{_ADDRESS}|(?<![^\W_])(?<![{_SIGN}])(?=[^\W\d_]*[0-9{_SIGN}])"
     rf"(?:[^\W_]|[@$€¢£¥]|(?<=[^\W_])(?:[+!|]|\((?![^\s()]{{0,40}}\)))(?=[^\W\d_])){{2,40}}(?![^\W_]|[@$€¢£¥])"
 )
 # A number and what it counts, or a name for bytes.
 _NUMBER = re.compile(
-    r"\d+(?:[a-z]|am|pm|st|nd|rd|th|[kmgt]?b|[kcm]?m|m?g|kg|lbs?|oz|ft|in|k?hz|mhz|ghz|kw|kwh|ml|ms|mins?|hrs?|secs?|"
-    r"yrs?|yo|pts?|px|mph|kmh|fps|bn|mn|ish|ers|days?|nights?|years?|times|people|to\d+)|[0-9a-f]{8,}",
+    r"\d+(?:[a-z]|am|pm|th|[kmgt]?b|[kcm]?m|m?g|kg|lbs?|oz|ft|in|k?hz|mhz|ghz|kw|kwh|ml|ms|mins?|hrs?|secs?|"
+    r"yrs?|yo|pts?|px|mph|kmh|fps|bn|mn|ish|ers|days?|nights?|years?|times|people|to\d+)|\d*(?:1st|2nd|3rd)|[0-9a-f]{8,}",
     re.IGNORECASE,
 )
 _STRETCHED = re.compile(
     rf"{_ADDRESS}|(?<![\w@#])(?=[^\W_]{{0,30}}?(?P<letter>[^\W\d_])(?P=letter){{2}})[^\W\d_]{{5,40}}(?![^\W_])"
 )
-_RUN = re.compile(r"([^\W\d_])\1{2,}")
+_RUN = re.compile(r"([A-Za-z])\1{2,}")
 _WAYS = 16  # to read one word, at most
 _SEVERAL = 3  # words that are surely disguised, from which on the others may be
 
@@ -119,8 +119,8 @@ def _sure(plain: str, old: int, new: int) -> bool:
 
 
 def _unmarked(word: str, count: Count) -> tuple[str, int]:
-    if _COMPOUND.fullmatch(word):
-        return word, 0
+    if _COMPOUND.fullmatch(word) or "**" in word or word.count("*") == 1:
+        return word, 0  # a star stands for a letter
     pieces = re.split(rf"{_MARK}+", word)
     if len(word) < 2 * len(pieces):  # initials
         return word, 0
@@ -139,5 +139,5 @@ def _lettered(word: str, count: Count) -> tuple[str, int]:
 
 
 def _shortened(word: str, count: Count) -> tuple[str, int]:
-    plain = min((_RUN.sub(r"\1" * often, word) for often in (1, 2)), key=count)
+    plain = min((_RUN.sub(r"\1" * often, word) for often in (2, 1)), key=count)
     return (plain if len(plain) > 2 else word), count(word)
