@@ -18,12 +18,13 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from guard.cli import find_policy, printable
+from guard.cli import find_policy
 from guard.errors import EXIT_ERROR, AssistantFailed, GuardError, InvalidFile, InvalidRequest
 from guard.item import Kind
 from guard.labelled import Columns, Labelled, LabelledSet, read_labelled
 from guard.measure.promise import Promise
 from guard.policy import Policy
+from guard.printable import printable
 from guard.settings import load_settings
 
 from . import card, report, stability, threads

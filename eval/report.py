@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from guard.cli import printable
 from guard.labelled import Labelled
 from guard.measure.metrics import POSITIVES
+from guard.printable import printable
 
 from . import plots
 from .score import Json, columns
