@@ -29,9 +29,9 @@ _BLANK = re.compile("\u3164|(?<![\u2801-\u28ff])\u2800(?![\u2801-\u28ff])")
 _KEYCAP = re.compile("(?<=[A-Za-z])([0-9])\ufe0f?\u20e3|([0-9])\ufe0f?\u20e3(?=[A-Za-z])")
 _WINDOWS = re.compile("[\x80-\x9f]")  # control characters, where a text in cp1252 was read as Latin-1
 _BACKWARDS = re.compile("\u202e([^\u202c\u202d\u202e\u2069\n]*)[\u202c\u202d\u2069]?")
-_TURNED = dict(zip("ɐqɔpǝɟƃɓɥᴉıɾʞlɯuodbɹsʇnʌʍxʎz∀ƆƎℲ⅁HIſ˥WNOԀSΛMX⅄Z˙'¿¡",
-                   "abcdefgghiijklmnopqrstuvwxyzACEFGHIJLMNOPSVWXYZ.,?!", strict=True))  # fmt: skip
-_UPSIDE_DOWN = re.compile(f"(?=\\S)[{''.join(_TURNED)} ,.?!]{{6,}}")
+_TURNED = dict(zip("ɐqɔpǝɟƃɓɥᴉıɾʞlןɯuodbɹsʇnʌʍxʎz∀ƆƎℲ⅁HIſ˥WNOԀSΛMX⅄Z˙'¿¡",
+                   "abcdefgghiijkllmnopqrstuvwxyzACEFGHIJLMNOPSVWXYZ.,?!", strict=True))  # fmt: skip
+_UPSIDE_DOWN = re.compile(f"(?<!\\S)(?=\\S)[{''.join(_TURNED)} ,.?!]{{6,}}(?!\\S)")
 _ONLY_TURNED = re.compile("[ɐɔǝɟɥᴉʞɯɹʇʌʍʎ]")
 # Signs of the phonetic alphabet that nobody takes for a Latin letter.
 _PHONETIC = re.compile(
@@ -40,7 +40,10 @@ _PHONETIC = re.compile(
 _WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?")
 _UNBROKEN = re.compile(r"\S+")
 _FOREIGN = re.compile(r"[^\W\d_\x00-\u024f\u1e00-\u1eff]")
-_LETTER_NAME = re.compile(r"LATIN (?:(CAPITAL|SMALL) LETTER|LETTER SMALL CAPITAL|CAPITAL LETTER SMALL) ([A-Z])\Z")
+_LETTER_NAME = re.compile(
+    r"(?:LATIN (?:(CAPITAL|SMALL) LETTER|LETTER SMALL CAPITAL|CAPITAL LETTER SMALL)|MODIFIER LETTER SMALL CAPITAL)"
+    r" ([A-Z])\Z"
+)
 _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff"
 _MARKED = re.compile(f"[\u00c0-\u024f\u1e00-\u1eff][{_MARKS}]*|[A-Za-z][{_MARKS}]+")
 # Latin letters with the accents of some language, or of those that others are transcribed with; a tone may stand above.
@@ -50,6 +53,7 @@ _WRITTEN = re.compile(
 )
 _WAYS, _LONG = 32, 40  # to read one word, at most; characters of a word that is read in one way
 _STRAY = 3  # accents that no language writes, from which on accents are taken for ornament
+_ENOUGH = 6  # letters of known words, from which on a text is no chance
 _START = 400  # characters that tell whether a run makes sense
 
 
@@ -138,7 +142,7 @@ def _is_stray(letter: str) -> bool:
 
 def _latin(text: str, count: Count) -> list[Edit]:
     """Words with look-alikes in Latin letters: those that mix alphabets, and in a text that is otherwise Latin those of
-    look-alikes alone. A letter alone is a sign, such as alpha, unless there are such words."""
+    look-alikes alone. One or two letters may be a sign, such as alpha, unless there are longer words."""
     whole: list[tuple[re.Match[str], str]] = []
     edits: list[Edit] = []
     otherwise_latin = False
@@ -147,17 +151,21 @@ def _latin(text: str, count: Count) -> list[Edit]:
             otherwise_latin = True
         elif _PHONETIC.search(word[0]):
             continue
-        elif any(map(_is_latin, word[0])):
+        elif len({_alphabet(letter) for letter in word[0] if letter.isalpha()}) > 1:
             latin = _in_latin(word[0], _MORE, count)
-            if _all_latin(latin) and len(latin) > 2:
-                edits.append((*word.span(), latin))
-        elif _all_latin(latin := _in_latin(word[0], {}, count)):
+            if _all_latin(latin):
+                edits += [(*word.span(), latin)] if len(latin) > 2 else []
+                whole += [(word, latin)] if len(latin) <= 2 else []
+        elif _all_latin(latin := _in_latin(word[0], _MORE if edits else {}, count)):
             whole.append((word, latin))
         else:
             return edits  # a word of another alphabet: a short one may be one as well
-    if not otherwise_latin or not (edits or any(sum(map(str.isalpha, latin)) > 1 for _, latin in whole)):
-        return edits
-    return sorted([*edits, *((*word.span(), latin) for word, latin in whole)])
+    if edits or (otherwise_latin and any(sum(map(str.isalpha, latin)) > 2 for _, latin in whole)):
+        return sorted([*edits, *((*word.span(), latin) for word, latin in whole)])
+    known = sum(len(latin) for _, latin in whole if count(latin) == 1)
+    if not otherwise_latin and known >= _ENOUGH and known == sum(len(latin) for _, latin in whole):
+        return [(*word.span(), latin) for word, latin in whole]
+    return []
 
 
 def _in_latin(word: str, more: dict[str, str], count: Count) -> str:
@@ -174,8 +182,9 @@ def _all_latin(word: str) -> bool:
     return not _FOREIGN.search(word)
 
 
-def _is_latin(letter: str) -> bool:
-    return letter.isalpha() and (letter < "\u0250" or "\u1e00" <= letter < "\u1f00")
+@cache
+def _alphabet(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
 
 
 @cache
@@ -190,7 +199,6 @@ def _look_alike(letter: str) -> str | None:
     return next((one for one in latin if one.isupper() == letter.isupper()), latin[0] if latin else None)
 
 
-_STROKES = "\u0406\u0456\u0399\u03b9\u04c0\u04cf\u0131\u05d5\u05df\u2160\u217c"
+_STROKES = "\ua4f2\u0406\u0456\u0399\u03b9\u04c0\u04cf\u0131\u05d5\u05df\u2160\u217c"
 # Drawn less alike: taken for Latin only between Latin letters.
-_MORE = dict(zip("\u0432\u043a\u043c\u043d\u0442\u044f\u0438\u03b5\u03ba\u03c4\u03c7\u0565\u0580\u057f",
-                 "bkmhtrnektxets", strict=True))  # fmt: skip
+_MORE = dict(zip("вкмнтяипгцшєьεκτχωησυերտ", "bkmhtrnnruwebektxwnouets", strict=True))

@@ -20,7 +20,8 @@ from guard.reading.reading import Edit, Reading
 Count = Callable[[str], int]  # how many tokens a text takes
 
 _DIGIT = re.compile(r"\d")
-_CODE = re.compile(r"[A-Za-z0-9+/_-]{16}")
+_CODE = re.compile(r"[A-Za-z0-9+/_-]{16}|[A-Za-z0-9+/]{6}=")
+_PADDED = re.compile(r"(?<![\w+/-])[A-Za-z0-9+/]{6,14}={1,2}(?![\w+/=])")
 _BASE64 = re.compile(r"(?<![\w+/-])(?:[A-Za-z0-9+/_-]{4}(?:\r?\n)?){4,}(?:[A-Za-z0-9+/_-]{2,3}={0,2})?(?![\w+/=])")
 _BASE32 = re.compile(r"(?<!\w)[A-Z2-7]{16,}={0,6}(?![\w=])")
 _HEX = re.compile(r"(?<!\w)(?:(?:0x|\\x|=)?[0-9A-Fa-f]{2}[\s,:]?){8,}(?!\w)")
@@ -57,6 +58,7 @@ def decoded(reading: Reading, count: Count) -> Reading:
         reading = reading.sub(_NUMBERS, lambda match: _words(bytes(map(int, re.findall(r"\d+", match[0]))), count))
     if _CODE.search(reading.text):
         reading = reading.sub(_BASE32, _from_base32).sub(_BASE64, _from_base64)
+        reading = reading.sub(_PADDED, lambda match: _words((_from_base64(match) or "").encode(), count))
     if "%" in reading.text:
         reading = reading.sub(_UNBROKEN, _from_percent)
     if "\\" in reading.text:

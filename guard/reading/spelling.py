@@ -20,9 +20,9 @@ _TWO = re.compile(r"(?<!\S)\S[^\w\s]{0,2}\s{1,5}[^\w\s]?\S[^\w\s]{0,2}(?!\S)")
 # Single characters, perhaps with punctuation, and white space between them.
 _SPACED = re.compile(r"""(?<!\S)\S['",.!?;:)]?(?:(?:[^\S\n]{1,5}|\n{1,2})['"(]?\S['",.!?;:)]{0,2}(?!\S)){2,}""")
 _MARK = r"[.\-_*~|/\\^+,;!¡·•=#]"
-_BETWEEN = re.compile(r"[.\-_*~|/^+,;:!¡·•=#'’`](?<=\w.)[^\W\d_]|[.\-_*~|^+,;!¡·•]{2}[^\W\d_]")
+_BETWEEN = re.compile(r"[.\-_*~|/^+,;:!¡·•=#…'’`](?<=\w.)[^\W\d_]|[.\-_*~|^+,;!¡·•]{2}[^\W\d_]")
 # Single letters with one and the same mark between; "e.g." and "F.B.I." are too short.
-_DOTTED = re.compile(r"(?<![\w@#])[^\W_](?:([.\-_*~|/'’`^+,:;!¡·•=#])[^\W_])(?:\1[^\W_]){2,}(?![^\W_])")
+_DOTTED = re.compile(r"(?<![\w@#])[^\W_](?:([.\-_*~|/'’`^+,:;!¡·•=#…])[^\W_])(?:\1[^\W_]){2,}(?![^\W_])")
 _MARKED = re.compile(
     rf"{_ADDRESS}|(?<![\w/:@.])(?<!\d-)[^\W\d_]{{1,32}}(?:[.\-_*~|^+,;!¡·•]{{1,3}}[^\W\d_]{{1,32}}){{1,24}}(?![\w/@*(\[])"
 )

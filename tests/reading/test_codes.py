@@ -30,6 +30,7 @@ WRAPPED = "\n".join(base64.b64encode(SECRET.encode()).decode()[at : at + 20] for
         (base64.b64encode(SECRET.encode()).decode().rstrip("="), SECRET),
         (base64.urlsafe_b64encode(SECRET.encode()).decode(), SECRET),
         (WRAPPED, SECRET),
+        ("aGVsbG8=", "hello"),
         (base64.b32encode(SECRET.encode()).decode(), SECRET),
         (SECRET.encode().hex(), SECRET),
         (SECRET.encode().hex(" "), SECRET),

@@ -21,6 +21,7 @@ from guard.reading.spelling import respelled
         ("f-u-c-k", "fuck"),
         ("f.u.c.k you", "fuck you"),
         ("F*U*C*K", "FUCK"),
+        ("k…i…l…l", "kill"),
         ("k_i_l_l him", "kill him"),
         ("your st.up.id face", "your stupid face"),
         ("you k.ill him", "you kill him"),
