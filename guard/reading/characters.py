@@ -73,7 +73,7 @@ def unmasked(reading: Reading, count: Count) -> Reading:
     if reading.text.isascii():
         return reading
     reading = reading.sub(_UPSIDE_DOWN, lambda match: _upright(match[0], count)).sub(_UNBROKEN, _unstyled)
-    reading = reading.edited(_without_accents(reading.text))
+    reading = reading.edited(_without_accents(reading.text, count))
     return reading.edited(_latin(reading.text, count)) if _FOREIGN.search(reading.text) else reading
 
 
@@ -86,8 +86,12 @@ def _shown_tags(tags: str) -> str:
 
 
 def _turned(run: str, count: Count) -> str:
-    """What is shown from right to left, as it makes sense: a person reads the screen, and a model the file."""
-    return min(run[::-1], run, key=lambda way: count(way[:_START]))
+    """What is shown from right to left, as it makes sense: a person reads the screen, and a model the file.
+
+    Whichever way is taken, a word that makes sense in the other stays readable.
+    """
+    way = min(run[::-1], run, key=lambda way: count(way[:_START]))
+    return _UNBROKEN.sub(lambda word: min(word[0], word[0][::-1], key=lambda way: count(way[:_START])), way)
 
 
 def _upright(run: str, count: Count) -> str | None:
@@ -126,13 +130,37 @@ def _plain(letter: str) -> str | None:
     return named[2] if named[1] == "CAPITAL" else named[2].lower()
 
 
-def _without_accents(text: str) -> list[Edit]:
-    """Latin letters without their marks, where marks are strewn that no language writes."""
+def _without_accents(text: str, count: Count) -> list[Edit]:
+    """Latin letters without their marks, where marks are strewn as no language writes them."""
     marked = list(_MARKED.finditer(text))
-    if sum(_is_stray(match[0]) for match in marked) < _STRAY:
+    if sum(_is_stray(match[0]) for match in marked) < _STRAY and not _is_ornament(text, len(marked), count):
         return []
-    bare = (unicodedata.normalize("NFD", match[0])[0] for match in marked)
-    return [(*match.span(), letter) for match, letter in zip(marked, bare, strict=True) if letter != match[0]]
+    return [(*match.span(), bare) for match in marked if (bare := _bare(match[0])) != match[0]]
+
+
+def _is_ornament(text: str, marked: int, count: Count) -> bool:
+    """Whether most letters have accents, and all of it are known words without."""
+    if marked < _ENOUGH:
+        return False
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    return 10 * marked >= 7 * sum(map(len, words)) and all(
+        count("".join(map(_bare, word))) == 1 for word in words if len(word) <= _LONG
+    )
+
+
+@lru_cache(4096)
+def _bare(letter: str) -> str:
+    """A letter without its accents.
+
+    >>> [_bare(letter) for letter in ("ķ", "ł", "e\\u0301")]
+    ['k', 'l', 'e']
+    """
+    base = unicodedata.normalize("NFD", letter)[0]
+    named = _WITH.match(unicodedata.name(base, ""))
+    return base if named is None else named[2] if named[1] == "CAPITAL" else named[2].lower()
+
+
+_WITH = re.compile("LATIN (CAPITAL|SMALL) LETTER ([A-Z]) WITH ")
 
 
 @lru_cache(4096)

@@ -37,6 +37,8 @@ ENGLAND = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng
         ("I will 🅺🅸🅻🅻 you", "I will KILL you"),
         ("I will ᴋɪʟʟ you", "I will kill you"),
         ("I will k̶i̶l̶l̶ you", "I will kill you"),
+        ("ķĩłļ ÿöú äļļ now", "kill you all now"),
+        ("\u202e lliw kill uoy", "you kill will "),
         ("I will k̷̛͎i̸̪͑l̶̰͝l̵̗̇ you", "I will kill you"),
         ("I will ʞıll you now", "I will ʞıll you now"),  # one letter may be anything
         ("noʎ llıʞ llıʍ I", "I will kill you"),
