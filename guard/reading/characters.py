@@ -51,7 +51,7 @@ _WRITTEN = re.compile(
     "[\u00c0-\u024f\u1ea0-\u1ef9ḌḍḎḏḠḡḤḥḪḫḴḵḶḷḸḹḺḻṀṁṂṃṄṅṆṇṚṛṜṝṢṣṬṭṮṯẀ-ẅẎẏẒẓẖ][\u0300\u0301\u0303\u0304\u030c]?"
     "|[AEGIJLMNORUYaegijlmnoruy][\u0300-\u0304\u030c]"
 )
-_WAYS, _LONG = 32, 40  # to read one word, at most; characters of a word that is read in one way
+_WAYS, _LONG = 16, 40  # to read one word, at most; characters of a word that is read in one way
 _STRAY = 3  # accents that no language writes, from which on accents are taken for ornament
 _ENOUGH = 6  # letters of known words, from which on a text is no chance
 _START = 400  # characters that tell whether a run makes sense

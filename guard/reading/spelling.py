@@ -43,6 +43,7 @@ _NUMBER = re.compile(
     r"yrs?|yo|pts?|px|mph|kmh|fps|bn|mn|ish|ers|days?|nights?|years?|times|people|to\d+)|\d*(?:1st|2nd|3rd)|[0-9a-f]{8,}",
     re.IGNORECASE,
 )
+_NAMED = re.compile(r"[^\W\d_]+\d+")  # POP3, arr1
 _STRETCHED = re.compile(
     rf"{_ADDRESS}|(?<![\w@#])(?=[^\W_]{{0,30}}?(?P<letter>[^\W\d_])(?P=letter){{2}})[^\W\d_]{{5,40}}(?![^\W_])"
 )
@@ -83,12 +84,12 @@ def _together(match: re.Match[str]) -> str | None:
     signs = "".join(run.split())
     letters = {letter.lower() for letter in signs if letter.isalpha()}
     known = sum(map(str.isalnum, signs))
-    if len(letters) < 3 or max(letters) > "\u2e80" or known < 4 or 4 * sum(map(str.isalpha, signs)) < 3 * known:
-        return None  # too short, or numbers in a row
-    if 4 * known < 3 * len(signs):
-        return None
-    gaps = re.findall(r"\s+", run)
-    inline = [gap for gap in gaps if "\n" not in gap] or gaps
+    if len(letters) < 3 or known < 4 or max(letters) > "\u2e80":
+        return None  # too short, or a script that needs no words
+    if 4 * sum(map(str.isalpha, signs)) < 3 * known or 4 * known < 3 * len(signs):
+        return None  # numbers in a row, or signs
+    gaps = set(re.findall(r"\s+", run))
+    inline = {gap for gap in gaps if "\n" not in gap} or gaps
     narrow = min(map(len, inline))
     return re.sub(r"\s+", lambda gap: "" if gap[0] in inline and len(gap[0]) <= narrow else gap[0][:1], run)
 
@@ -99,7 +100,7 @@ def _undotted(match: re.Match[str]) -> str | None:
 
 
 def _meant(
-    words: Sequence[re.Match[str]], plainly: Callable[[str, Count], tuple[str, int]], count: Count
+    words: Sequence[re.Match[str]], plainly: Callable[[str, Count], tuple[str, float]], count: Count
 ) -> list[Edit]:
     """Words as they are meant, where that is clear: one that is known, or of fewer tokens among several such words."""
     found = [(word, *plainly(word[0], count)) for word in words]
@@ -113,7 +114,7 @@ def _meant(
     ]
 
 
-def _sure(plain: str, old: int, new: int) -> bool:
+def _sure(plain: str, old: float, new: int) -> bool:
     letters = sum(map(str.isalpha, plain))
     return old - new >= (1 if new == 1 and letters > 3 else 2) and (new == 1 or (4 * new <= letters and 2 * new <= old))
 
@@ -127,7 +128,7 @@ def _unmarked(word: str, count: Count) -> tuple[str, int]:
     return "".join(pieces), sum(map(count, pieces))
 
 
-def _lettered(word: str, count: Count) -> tuple[str, int]:
+def _lettered(word: str, count: Count) -> tuple[str, float]:
     """The word in letters. A sign before it may be that of a name."""
     if _NUMBER.fullmatch(word) or not any(map(str.isalpha, word)):
         return word, 0
@@ -135,9 +136,11 @@ def _lettered(word: str, count: Count) -> tuple[str, int]:
     plain = min(islice(map("".join, ways), _WAYS), key=count)
     if count(plain) > 1 and any(sign in word for sign in "+(|"):
         return word, 0  # more likely a formula
+    if _NAMED.fullmatch(word):
+        return plain, count(plain) + 0.5  # meant so only beside words that surely are
     return plain, count(word.lstrip("@$"))
 
 
 def _shortened(word: str, count: Count) -> tuple[str, int]:
     plain = min((_RUN.sub(r"\1" * often, word) for often in (2, 1)), key=count)
-    return (plain if len(plain) > 2 else word), count(word)
+    return (plain if len(set(plain.lower())) > 2 else word), count(word)

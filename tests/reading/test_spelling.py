@@ -48,6 +48,7 @@ def test_a_word_is_read_as_it_is_meant(reader: Reader, disguised: str, plain: st
     [
         "At 10am, 8 am or 11:30pm on the 4th, 1st, 2nd and 3rd; it's 5ft 10in, 60kg, 100mb, 4k and 3D.",
         "An mp3 player, B2B and P2P, the iPhone15, an x86 and a k8s cluster, i18n.",
+        "POP3, arr1[], Set5, NaV1.7, Win3.1, [ch11]",
         "H1N1, COVID19, B12, H2O, Fe3O4, C6H12O6.",
         "It costs $5, €20 or 3£; 50% off! Call 555-1234-567 or +49 170 1234567.",
         "See https://en.wikipedia.org/wiki/Joe_Biden and www.example.org/a-b-c_d/k1ll?x=1&y=l0ve.",
@@ -61,7 +62,7 @@ def test_a_word_is_read_as_it_is_meant(reader: Reader, disguised: str, plain: st
         "f***ing hell, c**t, s**t, b*tch, f*ck",
         ":-) ;) :D <3 ^_^ xD :'( \\o/ o_O",
         "x + y = z, a b, i = 0; A B C 1 2 3; | X | X | X | X |",
-        "color: #FFFFFF; XXXXX, www, III, zzz, mmm, sooo good",
+        "color: #FFFFFF; XXXXX, www, III, zzz, mmm, soooo good",
         "1 2 3 4 5 6 7 8 9",
         "我 爱 你 们",
         "(hair) (UTIs) (ongoing) (PCH1)",
