@@ -89,7 +89,8 @@ def test_only_the_beginning_of_a_very_long_text_is_read():
     "unit",
     ["<", "a.", "1", "a b ", "QUJDZGVm", '"', '"a', "'a' ", "\u202e", "\u202eab ", "\u0301", "a\u0301\u0316", "ж", "о",
      " ", "%41", "a%", "0a", "01010101 ", "&#65;", "&#", "\\u0041", "a1", "a@", "@", "qzx ", "aо", "іл", "a\u200d",
-     "\U000e0041", "a-", "a-a/", "a_", "k1ll y0u ", "xvyy gurz ", "ɐ", "ᴀ", "𝐚", "ế", "A=A", ".- ", "a\n", "a b c\n", "QUJD\n", "http://"],
+     "\U000e0041", "a-", "a-a/", "a_", "k1ll y0u ", "xvyy gurz ", "ɐ", "ᴀ", "𝐚", "ế", "A=A", ".- ",
+     "a\n", "a b c\n", "QUJD\n", "http://"],
 )  # fmt: skip
 def test_a_hostile_megabyte_is_read_in_no_time(unit: str):
     text = unit * (1_000_000 // len(unit))
