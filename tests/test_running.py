@@ -106,8 +106,8 @@ def test_a_prefix_costs_its_new_tokens_and_the_question() -> None:
     for text in texts[1:]:
         list(judging.judge([text]))
     frame = judge.ask(Task(CONTEXT.model_copy(update={"text": ANSWER}), POLICY))
-    assert frame.prompt is not None and frame.content is not None
-    question = len(frame.prompt.question) + len(frame.content.after)
+    ((prompt, content),) = frame.wordings
+    question = len(prompt.question) + len(content.after)
     new = len(TOKENIZER.encode(ANSWER))
     # each prefix: its question and fewer than 20 tokens that are not taken in yet; and every token of the text once
     assert engine.tokens <= len(texts) * (question + 20) + new
