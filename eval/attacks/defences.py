@@ -33,7 +33,7 @@ FIGURES, TABLE = "defences.json", "defences.md"
 COMBINATIONS = ("none", "fold", "fold+decode", "fold+decode+parts", "fold+decode+wording")
 
 
-PER_CLASS = 75  # with 25 attacks and five combinations some 30,000 questions, many of them short: 10 minutes
+PER_CLASS = 50  # with 25 attacks and five combinations some 20,000 questions, many of them short: 10 minutes
 
 
 class Remembering:
