@@ -599,7 +599,7 @@ answers = st.lists(
 @settings(deadline=None, max_examples=60)
 @given(answers)
 def test_an_item_passes_only_if_every_passage_was_judged_and_found_acceptable(given_answers: list[Any]):
-    words = [f"w{i}x" for i in range(len(given_answers))]
+    words = [f"word{i}" for i in range(len(given_answers))]
 
     class Each(ByText):
         def _found(self, request: Request) -> Any:
