@@ -33,11 +33,12 @@ class Reader:
         @lru_cache(_WORDS)
         def doubt(word: str) -> float:
             ordinary = _ORDINARY.fullmatch(word)
+            if _NUMBER.fullmatch(word):
+                return 0.5  # six of them may be a text
             if ordinary is None or _THRICE.search(word):
-                return (
-                    0.5 if _NUMBER.fullmatch(word) else _DOUBT
-                )  # six numbers may be a text, and two quotations pieces of one
-            return (max(0, count(ordinary[1]) - STRANGE) if ordinary[1] else 0) + 0.75 * word.count('"')
+                return _DOUBT
+            quotes = 0.75 * word.count('"')  # two quotations may be pieces of one
+            return quotes + (max(0, count(ordinary[1]) - STRANGE) if ordinary[1] else 0)
 
         self.count, self._doubt = count, doubt
 

@@ -9,16 +9,25 @@ import polars as pl
 import pytest
 
 from eval.__main__ import main
-from eval.attacks import defences
+from eval.attacks import defences, measure
 from eval.attacks.defences import COMBINATIONS, FIGURES, TABLE, Remembering, compare
 from eval.attacks.measure import Asked
-from eval.attacks.registry import find
+from eval.attacks.registry import ATTACKS, find
+from eval.attacks.sample import UNTOUCHED, sample, under
+from eval.report import as_markdown
+from eval.run import load
+from eval.sets import own_set
+from guard.engine.checkpoint import fingerprint
 from guard.engine.fake import FakeEngine
 from guard.errors import EngineError
 from guard.labelled import read_labelled
+from guard.policy import PolicyBook
+from guard.resources import shipped
 from guard.settings import Settings
+from tests.attack_rows import hold_against_the_rows
 from tests.builders import moderator, policy
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ("homoglyphs", "base64", "casing")
 FAKE = Settings(model="fake")
 
@@ -120,3 +129,31 @@ def test_the_command_prints_the_table_and_the_report_shows_it(a_run, labels, cap
 def test_the_default_measurement_keeps_to_its_time():
     """The sample is a fixed one, and small enough."""
     assert defences.PER_CLASS <= 50
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_the_committed_figures_are_of_the_committed_rows_the_model_and_the_attacks_that_are_here(name):
+    folder = ROOT / "docs" / "report" / "attacks" / name
+    hold_against_the_rows(folder)
+    found = json.loads((folder / measure.FIGURES).read_text())
+    assert found["model"] == f"embedded@{fingerprint(shipped('models') / 'embedded')}", "run `make eval`"
+    assert found["defences"] == ([] if name == "none" else name.split("+"))
+    policy = PolicyBook().get("self-reflection")
+    per_class, seed = found["asked"]["per_class"], found["asked"]["seed"]
+    untouched = sample([own_set(one) for one in found["asked"]["sets"]], policy, per_class, seed)
+    for cell, _ in load(folder)[1]:
+        here = untouched if cell["set"] == UNTOUCHED else under(find(cell["set"]), untouched, seed)
+        assert cell["set_hash"] == here.hash and cell["policy_hash"] == policy.hash, "run `make eval`"
+    assert {row["attack"] for row in found["attacks"]} == set(ATTACKS)
+
+
+def test_the_committed_table_is_of_the_committed_figures():
+    folder = ROOT / "docs" / "report" / "attacks"
+    found = json.loads((folder / FIGURES).read_text())
+    assert (folder / TABLE).read_text(encoding="utf-8") == as_markdown(defences.blocks(found))
+    bare = stopped(folder, "none")["untouched"]
+    for row in found["combinations"]:
+        own = stopped(folder, row["defences"])["untouched"]
+        assert row["recall"]["untouched"]["value"] == pytest.approx(share(own, True), abs=1e-5)
+        cost = share(own, False) - share(bare, False)
+        assert row["false_positives"]["against_none"]["value"] == pytest.approx(cost, abs=1e-5)
