@@ -54,7 +54,7 @@ def decoded(reading: Reading, count: Count) -> Reading:
     'In ROT13: what a good idea this is!'
     """
     if _DIGIT.search(reading.text):
-        reading = reading.sub(_BITS, _from_bits).sub(_HEX, _from_hex)
+        reading = reading.sub(_BITS, _from_bits).sub(_HEX, lambda match: _from_hex(match, count))
         reading = reading.sub(_NUMBERS, lambda match: _words(bytes(map(int, re.findall(r"\d+", match[0]))), count))
     if _CODE.search(reading.text):
         reading = reading.sub(_BASE32, _from_base32).sub(_BASE64, _from_base64)
@@ -117,14 +117,18 @@ _MORSE_SIGNS = (
 _MORSE_LETTERS = dict(zip(_MORSE_SIGNS.split(), string.ascii_lowercase, strict=True))
 
 
-def _from_hex(match: re.Match[str]) -> str | None:
+def _from_hex(match: re.Match[str], count: Count) -> str | None:
+    """Decimal digits alone are more likely a number: it takes words to tell."""
     digits = re.sub(r"0x|[^0-9A-Fa-f]", "", match[0])
-    found = _text(bytes.fromhex(digits)) if len(digits) % 2 == 0 else None
+    data = bytes.fromhex(digits) if len(digits) % 2 == 0 else b""
+    found = _words(data, count) if digits.isdecimal() else _text(data)
     return None if found is None else found + match[0][len(match[0].rstrip()) :]
 
 
 def _from_base64(match: re.Match[str]) -> str | None:
     run = "".join(match[0].split()).translate(_URL_SAFE).rstrip("=")
+    if run.isdecimal():
+        return None
     try:
         found = _text(b64decode(run + "=" * (-len(run) % 4), validate=True))
     except binascii.Error:
@@ -154,7 +158,9 @@ def _text(data: bytes) -> str | None:
 def _words(data: bytes, count: Count) -> str | None:
     """The bytes as a text of words."""
     found = _text(data)
-    return found if found and 3 * count(found[:_START]) <= len(found[:_START]) else None
+    if not found or len(set(found)) < _FEWEST_LETTERS / 2:
+        return None
+    return found if 3 * count(found[:_START]) <= len(found[:_START]) else None
 
 
 def _unscrambled(reading: Reading, count: Count) -> Reading:

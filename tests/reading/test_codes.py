@@ -71,6 +71,8 @@ def test_a_code_is_decoded_within_a_plain_text(reader: Reader):
     "text",
     [
         "d41d8cd98f00b204e9800998ecf8427e and da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        "4" * 304,
+        "paid 4433221144332211 to 6664666466646664",
         "id 550e8400-e29b-41d4-a716-446655440000, key AKIAIOSFODNN7EXAMPLE, sk_live_4eC39HqLyjWDarjtT1zdp7dc",
         "http://www.example.org/search?q=Press%20Release%3A%20Xbox%20Linux and 100% of 50%",
         "Il a mangé une pomme avec son frère dans la grande maison de campagne.",
