@@ -158,7 +158,7 @@ def _text(data: bytes) -> str | None:
 def _words(data: bytes, count: Count) -> str | None:
     """The bytes as a text of words."""
     found = _text(data)
-    if not found or len(set(found)) < _FEWEST_LETTERS / 2:
+    if not found or len(set(found)) < 4:  # the same one or two characters again and again
         return None
     return found if 3 * count(found[:_START]) <= len(found[:_START]) else None
 
