@@ -108,7 +108,7 @@ def test_the_number_of_passages_and_their_overlap(count: int, room: int, overlap
 
 def test_a_text_that_fits_is_one_passage_as_it_is():
     for text in ("a", " a  b ", "\n", ""):
-        assert cut(text, by_character, 16, 8, 1) == Cut(((text, tuple(by_character(text))),), False)
+        assert cut(text, by_character, 16, 8, 1) == Cut(((text, tuple(by_character(text)), 0),), False)
     exact = "a" * 16
     assert len(cut(exact, by_character, 16, 8, 9).passages) == 1
     assert len(cut(exact + "b", by_character, 16, 8, 9).passages) > 1
@@ -118,7 +118,7 @@ def test_a_passage_that_encodes_to_more_than_its_words_is_halved():
     text = "aaaa bbbb cccc dddd " * 3
     made = cut(text, by_pair, 16, 4, 100)
     assert_sound(made, text, by_pair, 16, 100)
-    assert all(len(ids) <= 16 for _, ids in made.passages)
+    assert all(len(ids) <= 16 for _, ids, _ in made.passages)
 
 
 def test_a_long_word_has_a_shorter_overlap_before_it():
