@@ -49,8 +49,9 @@ ENCODERS: dict[str, Encode] = {
 def assert_sound(made: Cut, text: str, encode: Encode, room: int, limit: int) -> None:
     assert 1 <= len(made.passages) <= limit
     at = covered = 0
-    for passage, ids, _ in made.passages:
+    for passage, ids, start in made.passages:
         assert list(ids) == encode(passage)
+        assert text[start : start + len(passage)] == passage
         assert len(ids) <= room
         found = text.find(passage, at if passage.strip() else 0)
         while found < covered and text.find(passage, found + 1) in range(found + 1, covered + 1):
