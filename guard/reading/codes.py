@@ -36,6 +36,7 @@ _QUOTED = r"""(?:"[^"\n]{1,80}"|'[^'\n]{1,80}'|“[^”\n]{1,80}”|«[^»\n]{1,
 # Pieces of one text: quoted, and with nothing between but signs and short names, such as `a = "ki"; b = "ll"`.
 _PIECES = re.compile(rf"{_QUOTED}(?:[\s+,&.;]{{0,8}}(?:\b[A-Za-z]\w{{0,11}} ?= ?)?{_QUOTED})+")
 _FEWEST_WORDS, _FEWEST_LETTERS, _FEWEST_TOKENS, _SHARE = 3, 10, 6, 0.6
+_FEWEST_BYTES = 12  # of decimal digits
 STRANGE = 1.6  # tokens of a word, on the average, from which on a run of words may be a code
 _START = 400  # characters that tell whether a run makes sense
 _LOOKED_AT = 8192  # characters in which shifted letters are looked for
@@ -54,7 +55,7 @@ def decoded(reading: Reading, count: Count) -> Reading:
     'In ROT13: what a good idea this is!'
     """
     if _DIGIT.search(reading.text):
-        reading = reading.sub(_BITS, _from_bits).sub(_HEX, lambda match: _from_hex(match, count))
+        reading = reading.sub(_BITS, _from_bits).sub(_HEX, _from_hex)
         reading = reading.sub(_NUMBERS, lambda match: _words(bytes(map(int, re.findall(r"\d+", match[0]))), count))
     if _CODE.search(reading.text):
         reading = reading.sub(_BASE32, _from_base32).sub(_BASE64, _from_base64)
@@ -117,11 +118,12 @@ _MORSE_SIGNS = (
 _MORSE_LETTERS = dict(zip(_MORSE_SIGNS.split(), string.ascii_lowercase, strict=True))
 
 
-def _from_hex(match: re.Match[str], count: Count) -> str | None:
-    """Decimal digits alone are more likely a number: it takes words to tell."""
+def _from_hex(match: re.Match[str]) -> str | None:
+    """Decimal digits alone are a number, unless they are more than any number has."""
     digits = re.sub(r"0x|[^0-9A-Fa-f]", "", match[0])
     data = bytes.fromhex(digits) if len(digits) % 2 == 0 else b""
-    found = _words(data, count) if digits.isdecimal() else _text(data)
+    number = digits.isdecimal() and (len(data) < _FEWEST_BYTES or len(set(data)) < 4)
+    found = None if number else _text(data)
     return None if found is None else found + match[0][len(match[0].rstrip()) :]
 
 
