@@ -192,11 +192,11 @@ class Moderator:
 
     def ask(self, task: Task, encode: Callable[[str], list[int]] | None = None) -> Asked:
         """What there is to be asked about a task. `encode`: the tokenizer's, or a caller's that remembers words."""
-        reading = self._read(task.item.text)
-        ruled = self._by_rule(task, reading.text)
-        if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
-            return Asked(task, ruled=ruled)  # the model could add nothing
         try:
+            reading = self._read(task.item.text)
+            ruled = self._by_rule(task, reading.text)
+            if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
+                return Asked(task, ruled=ruled)  # the model could add nothing
             self._require_its_model(task.policy)
             item = task.item.model_copy(update={"text": reading.text})
             wordings = tuple((prompt, prompt.content(item)) for prompt in self._wordings(item.kind, task.policy))

@@ -281,6 +281,22 @@ def test_a_text_that_the_tokenizer_cannot_take_does_not_disturb_the_others():
     assert SECRET not in verdicts[1].model_dump_json()
 
 
+def test_a_tokenizer_that_fails_while_a_text_is_read_fails_that_text_alone():
+    class Delicate:
+        terminator, literals = embedded().terminator, embedded().literals
+        frame = embedded().frame
+
+        def encode(self, text: str) -> list[int]:
+            if text == " secretive":  # a word by itself, as it is asked for when disguises are looked for
+                raise ValueError(f"cannot encode {text}")
+            return embedded().encode(text)
+
+    judge = Moderator(FakeEngine([BAD, FINE]), Delicate(), settings=Settings.model_construct())  # type: ignore[arg-type]
+    verdicts = judge.judge_many(tasks(judge, "a", "so secretive", "b"))
+    assert [v.decision.value for v in verdicts] == ["flag", "error", "allow"]
+    assert "secretive" not in verdicts[1].model_dump_json()
+
+
 NO_LOG_PROBS = [
     (math.nan, -1.0, -1.0), (-1.0, math.nan, -1.0), (math.nan,) * 3, (math.inf, -1.0, -1.0), (-1.0, math.inf, -1.0),
     (0.0, -math.inf, -math.inf), (-math.inf,) * 3, (-math.inf, -1.0, -1.0), (5.0, -3.0, -3.0), (0.9, 0.05, 0.05),
