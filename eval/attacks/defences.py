@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from guard.engine.request import Engine, LogProbs, Request
 from guard.errors import EngineError
 from guard.labelled import LabelledSet
-from guard.measure.intervals import paired_difference
 from guard.measure.metrics import Judged
 from guard.moderator import Moderator, Task
 from guard.policy import Policy
@@ -25,14 +24,12 @@ from ..report import Block, as_markdown, estimate
 from ..run import load, write_json
 from ..score import Json, columns
 from . import measure
-from .figures import change, points
+from .figures import change, changes, points
 from .measure import Asked
 from .sample import UNTOUCHED, sample
 
 FIGURES, TABLE = "defences.json", "defences.md"
 COMBINATIONS = ("none", "fold", "fold+decode", "fold+decode+parts", "fold+decode+wording")
-
-
 PER_CLASS = 50  # with 25 attacks and five combinations some 20,000 questions, many of them short: 10 minutes
 
 
@@ -63,6 +60,7 @@ def compare(
     """Measure the attacks under each combination of defences, or what is left of it. Raises as `measure` does."""
     engine = Remembering(Moderator.load(settings).engine)
 
+    @cache
     def moderator(chosen: Settings) -> Moderator:
         made = Moderator.load(chosen)
         made.engine = engine
@@ -106,15 +104,14 @@ def _tokens(moderator: Moderator, untouched: LabelledSet, policy: Policy) -> int
 def _row(found: Json, bare: Judged, judged: Judged) -> Json:
     """A combination's line: untouched texts against those without any defence, attacked ones against untouched."""
     row: Json = {}
-    for figure, mask, empty in (
-        ("recall", bare.harmful, "no item is harmful"), ("false_positives", ~bare.harmful, "no item is acceptable"),
-    ):  # fmt: skip
-        cost = paired_difference(~bare.accepted[mask], ~judged.accepted[mask], bare.groups[mask], empty)
-        changes = [(one[figure]["change"]["value"], one["attack"]) for one in found["attacks"]]
-        known = [one for one in changes if one[0] is not None]
+    costs = changes(bare, judged)
+    for figure in ("recall", "false_positives"):
+        attacked = [(one[figure]["change"]["value"], one["attack"]) for one in found["attacks"]]
+        known = [one for one in attacked if one[0] is not None]
         worst = (min if figure == "recall" else max)(known, default=(None, ""))
         row[figure] = {
-            "untouched": found[figure], "against_none": cost.as_json(), "mean_change": found["mean_change"][figure],
+            "untouched": found[figure], "against_none": costs[figure]["change"],
+            "mean_change": found["mean_change"][figure],
             "worst_change": worst[0], "worst_attack": worst[1],
         }  # fmt: skip
     return row
