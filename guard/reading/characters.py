@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import islice, product
 
-from guard.reading.reading import Edit, Reading
-
-Count = Callable[[str], int]  # how many tokens a text takes
+from guard.reading.reading import Count, Edit, Reading
 
 _ODD = re.compile("[^\t\n\r -~]")
 _FLAG = "\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f"  # of England, Scotland, Wales

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from urllib.parse import unquote_to_bytes
 
-from guard.reading.reading import Edit, Reading
-
-Count = Callable[[str], int]  # how many tokens a text takes
+from guard.reading.reading import Count, Edit, Reading
 
 _DIGIT = re.compile(r"\d")
 _CODE = re.compile(r"[A-Za-z0-9+/_-]{16}|[A-Za-z0-9+/]{6}=")

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import chain
 
+Count = Callable[[str], int]  # how many tokens a text takes
 Edit = tuple[int, int, str]  # from, to (behind the last character), and what stands there instead
 
 

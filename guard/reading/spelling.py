@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice, product
 
-from guard.reading.reading import Edit, Reading
-
-Count = Callable[[str], int]  # how many tokens a text takes
+from guard.reading.reading import Count, Edit, Reading
 
 _ADDRESS = r"(?P<address>\b(?:\w{2,8}://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+)"
 _TWO = re.compile(r"(?<!\S)\S[^\w\s]{0,2}\s{1,5}[^\w\s]?\S[^\w\s]{0,2}(?!\S)")
