@@ -2,7 +2,7 @@
 
 The items go through `Moderator.judge_many`, as everything that is served does. Each block of verdicts is appended to a
 journal beside the file and flushed to the disk, so that a run that is killed goes on where it was; the journal's first
-line says which set, policy and model it belongs to, and one of another is not gone on with.
+line says which set, policy, wording and model it belongs to, and one of another is not gone on with.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def predict(
     defences = moderator.settings.defences
     header = {
         "set_hash": labelled.hash, "policy_hash": policy.hash, "model": model, "defences": list(defences),
+        "prompts": _prompts(moderator, policy, {labelled.items[index].item.kind for index in inside}),
         "items": len(inside),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,14 @@ def predict(
 def in_scope(kind: Kind, policy: Policy) -> bool:
     """Whether a policy speaks about items of this kind."""
     return kind in policy.kinds and any(kind in category.kinds for category in policy.categories)
+
+
+def _prompts(moderator: Moderator, policy: Policy, kinds: set[Kind]) -> dict[str, list[str]]:
+    """Hashes of what the items of each kind are asked with: under another wording nothing is gone on with."""
+    return {
+        kind.value: [prompt.hash for prompt in moderator.wordings(kind, policy.narrowed(None, kind))]
+        for kind in sorted(kinds)
+    }
 
 
 def read(file: Path) -> pl.DataFrame:

@@ -182,13 +182,24 @@ class Moderator:
             for policy in map(self.policies.get, policies)
             for kind in policy.kinds
             if any(kind in category.kinds for category in policy.categories)
-            for prompt in self._wordings(kind, policy.narrowed(None, kind))
+            for prompt in self.wordings(kind, policy.narrowed(None, kind))
         ]
         self.engine.pin([prompt.prefix for prompt in asked])
 
     def failed(self, policy: Policy, error: GuardError) -> Verdict:
         """The verdict on what nobody could judge."""
         return Verdict(**self._judged_by(policy), decision=Decision.ERROR, error=failure(error), reason="error")
+
+    def wordings(self, kind: Kind, policy: Policy) -> tuple[Prompt, ...]:
+        """The prompts that items of a kind are asked with under a policy, which is taken as it is."""
+        key = (kind, policy.hash)
+        prompts = self._prompts.get(key)
+        if prompts is None:
+            if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
+                self._prompts.clear()
+            prompts = tuple(Prompt(template, policy, self.tokenizer) for template in self._templates[kind])
+            self._prompts[key] = prompts
+        return prompts
 
     def ask(self, task: Task, encode: Callable[[str], list[int]] | None = None) -> Asked:
         """What there is to be asked about a task. `encode`: the tokenizer's, or a caller's that remembers words."""
@@ -199,7 +210,7 @@ class Moderator:
                 return Asked(task, ruled=ruled)  # the model could add nothing
             self._require_its_model(task.policy)
             item = task.item.model_copy(update={"text": reading.text})
-            wordings = tuple((prompt, prompt.content(item)) for prompt in self._wordings(item.kind, task.policy))
+            wordings = tuple((prompt, prompt.content(item)) for prompt in self.wordings(item.kind, task.policy))
             frame = max(
                 len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
                 + 1 + max(map(len, prompt.labels))
@@ -334,16 +345,6 @@ class Moderator:
             "policy_hash": policy.hash,
             "model": self.engine.model_id,
         }
-
-    def _wordings(self, kind: Kind, policy: Policy) -> tuple[Prompt, ...]:
-        key = (kind, policy.hash)
-        prompts = self._prompts.get(key)
-        if prompts is None:
-            if len(self._prompts) >= _PROMPTS_KEPT:  # narrowed policies come from callers: the number is bounded
-                self._prompts.clear()
-            prompts = tuple(Prompt(template, policy, self.tokenizer) for template in self._templates[kind])
-            self._prompts[key] = prompts
-        return prompts
 
 
 def _denies(rule: Rule) -> Action:

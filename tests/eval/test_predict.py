@@ -60,6 +60,11 @@ def test_kinds_that_the_policy_does_not_know_are_counted(tmp_path, policy, moder
 def test_what_is_finished_is_not_judged_again(tmp_path, labels, policy, moderator, cell):
     again = Moderator(FakeEngine([]), load_tokenizer(shipped("models") / "embedded"))  # fails at the first question
     assert predict(again, read_labelled(labels), policy, tmp_path / "cell", source=str(labels)) == cell
+    with pytest.raises(AssertionError, match="script ended"):
+        predict(
+            again.worded(shipped("prompts") / "second"), read_labelled(labels), policy, tmp_path / "cell",
+            source=str(labels),
+        )  # fmt: skip
     labels.write_text(labels.read_text().replace("silly", "sillier"))
     with pytest.raises(AssertionError, match="script ended"):
         predict(again, read_labelled(labels), policy, tmp_path / "cell", source=str(labels))
