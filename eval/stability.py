@@ -20,7 +20,6 @@ from random import Random
 import numpy as np
 import polars as pl
 
-from guard.errors import InvalidFile
 from guard.measure.intervals import rate
 from guard.measure.metrics import Judged
 from guard.moderator import Moderator, Task
@@ -30,7 +29,7 @@ from guard.settings import Settings
 from guard.verdict import Verdict
 
 from .attacks.attack import SEED
-from .attacks.figures import ALIKE, change, changes
+from .attacks.figures import change, changes, require_alike
 from .attacks.sample import PER_CLASS, UNTOUCHED, sample
 from .report import Block, as_markdown, estimate
 from .run import Source, load, run, write_json
@@ -138,11 +137,7 @@ def figures(frames: Mapping[str, pl.DataFrame], threshold: float) -> Json:
     near = np.abs(before.score - threshold) <= NEAR
     rows: list[Json] = []
     for name, frame in frames.items():
-        if not untouched.select(ALIKE).equals(frame.select(ALIKE)):
-            raise InvalidFile(
-                f"The predictions under {name!r} are not of the items that were judged untouched.",
-                hint="Run `python -m eval stability` into an empty folder.",
-            )
+        require_alike(untouched, frame, name)
         after = replace(columns(frame), groups=before.groups)
         flipped = before.accepted != after.accepted
         rows.append(

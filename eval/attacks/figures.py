@@ -23,8 +23,6 @@ from ..report import Block, estimate
 from ..score import Json, columns
 from .attack import Attack
 
-ALIKE = ("id", "gold_label", "harmful")  # of two predictions of one sample
-
 
 def figures(untouched: pl.DataFrame, attacked: Mapping[str, pl.DataFrame], attacks: Sequence[Attack]) -> Json:
     """The figures of each attack, the most recall lost first, and of all of them.
@@ -36,11 +34,7 @@ def figures(untouched: pl.DataFrame, attacked: Mapping[str, pl.DataFrame], attac
     rows = []
     for attack in attacks:
         after = attacked[attack.name].sort("id")
-        if not before.select(ALIKE).equals(after.select(ALIKE)):
-            raise InvalidFile(
-                f"The predictions under {attack.name!r} are not of the items that were judged untouched.",
-                hint="Run `python -m eval attacks` into an empty folder.",
-            )
+        require_alike(before, after, attack.name)
         rows.append(
             {"attack": attack.name, "family": attack.family, "description": attack.description,
              **changes(judged, replace(columns(after), groups=judged.groups))}
@@ -53,6 +47,16 @@ def figures(untouched: pl.DataFrame, attacked: Mapping[str, pl.DataFrame], attac
         "mean_change": {name: _mean([row[name]["change"]["value"] for row in rows])
                         for name in ("recall", "false_positives")},
     }  # fmt: skip
+
+
+def require_alike(untouched: pl.DataFrame, changed: pl.DataFrame, name: str) -> None:
+    """Refuse to compare predictions, each in the order of its ids, of other items. Raises `InvalidFile`."""
+    same = ("id", "gold_label", "harmful")
+    if not untouched.select(same).equals(changed.select(same)):
+        raise InvalidFile(
+            f"The predictions under {name!r} are not of the items that were judged untouched.",
+            hint="Run the command again into an empty folder.",
+        )
 
 
 def changes(before: Judged, after: Judged) -> Json:

@@ -113,5 +113,9 @@ def _row(key: str, policy: Policy, verdict: Verdict) -> Row:
 
 
 def _key(moderator: Moderator, policy: Policy, prompt: str, answer: str) -> str:
-    parts = [prompt, answer, policy.hash, moderator.engine.model_id, moderator.settings.passage_tokens]
+    asked = [wording.hash for wording in moderator.wordings(Kind.ANSWER, policy.narrowed(None, Kind.ANSWER))]
+    settings = moderator.settings
+    parts = [
+        prompt, answer, policy.hash, asked, moderator.engine.model_id, settings.passage_tokens, settings.defences,
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
