@@ -67,6 +67,9 @@ def load(config: Config, stage: str) -> MistralForCausalLM:
     judge = model.build(config)
     weights = torch.load(config.work / f"{stage}.pt", weights_only=True)["average"]
     judge.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]})  # tied
+    if shutil.which("g++"):  # norms, rotations and activations fused: a step takes three quarters of the time
+        for layer in judge.model.layers:
+            layer.compile(dynamic=True)
     return judge
 
 
@@ -109,7 +112,7 @@ STAGES: dict[str, Stage] = {
     ),
     "distil": Stage(
         make_base, lambda c: [*_texts(c), *_asked(c), *_tokenizer(c), c.work / "transplant.pt"],
-        lambda c: [c.work / "distil.pt"], ("tune_rows", "distil_steps", "distil_learning_rate"),
+        lambda c: [c.work / "distil.pt"], ("distil_rows", "distil_steps", "distil_learning_rate"),
     ),
     "tune": Stage(
         make_judge, lambda c: [*_examples(c), *_asked(c), *_tokenizer(c), c.work / "distil.pt"],

@@ -48,12 +48,13 @@ class Config:
 
     # budgets
     transplant_texts: int = 1000
-    distil_steps: int = 500
-    tune_steps: int = 2600
-    tune_rows: int = 64
+    distil_steps: int = 300
+    distil_rows: int = 64
+    tune_steps: int = 3200
+    tune_rows: int = 32
     content_tokens: int = 144
     distil_learning_rate: float = 5e-4
-    tune_learning_rate: float = 4e-4
+    tune_learning_rate: float = 3e-4
     checkpoint_minutes: float = 4.0
 
     @property
@@ -65,7 +66,13 @@ class Config:
 # What two cores do in some hours, and what a GPU would be given. The latter has not been run.
 BUDGETS: dict[str, dict[str, Any]] = {
     "cpu": {},
-    "gpu": {"transplant_texts": 6000, "distil_steps": 60_000, "tune_steps": 30_000, "tune_rows": 256},
+    "gpu": {
+        "transplant_texts": 6000,
+        "distil_steps": 60_000,
+        "distil_rows": 256,
+        "tune_steps": 30_000,
+        "tune_rows": 256,
+    },
 }
 
 

@@ -48,7 +48,7 @@ class Distiller:
         kind = draw.choices(KINDS, [0.4, 0.4, 0.2])[0]
         policy = draw.choice([p for p in self._policies if kind in p.kinds])
         prompt = Prompt(load_template(kind), policy, self._tokenizer)
-        texts = [self._text(draw, kind) for _ in range(self._config.tune_rows)]
+        texts = [self._text(draw, kind) for _ in range(self._config.distil_rows)]
         return text_loss(judge, self._encoder, self._fast, prompt, kind, texts)
 
     def _text(self, draw: random.Random, kind: Kind) -> str:

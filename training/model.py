@@ -50,7 +50,7 @@ class Group:
 
     index: Tensor  # (R, T) into the N packed tokens; padding points at the row's last token
     held: Tensor  # (R, T) bool
-    bias: Tensor  # (R, T, T): 0 where a token of the row is seen, minus infinity elsewhere
+    bias: Tensor  # (R, 1, T, P + T): 0 where a token of the prefix or of the row is seen, minus infinity elsewhere
 
 
 def layout(prefix: int, lengths: list[int], per_group: int = 16) -> list[Group]:
@@ -64,7 +64,8 @@ def layout(prefix: int, lengths: list[int], per_group: int = 16) -> list[Group]:
         held = places[None] < part[:, None]
         index = starts[:, None] + torch.minimum(places[None], part[:, None] - 1)
         seen = (places[:, None] >= places[None])[None] & held[:, None, :]
-        bias = torch.zeros(len(part), len(places), len(places)).masked_fill_(~seen, float("-inf")).to(torch.bfloat16)
+        bias = torch.zeros(len(part), 1, len(places), prefix + len(places))
+        bias[:, 0, :, prefix:].masked_fill_(~seen, float("-inf"))
         groups.append(Group(index, held, bias))
         start += int(part.sum())
     return groups
@@ -110,24 +111,15 @@ def shared_prefix_attention(
     """q: (1, H, N, D), k and v: (1, K, N, D) -> (1, N, H, D). Below the window: it masks nothing."""
     share = q.shape[1] // k.shape[1]
     q, k, v = q[0], k[0].repeat_interleave(share, dim=0), v[0].repeat_interleave(share, dim=0)  # (H, N, D)
-    heads, size = len(q), q.shape[2]
-    parts: list[Tensor] = []
-    if prefix:
-        parts.append(sdpa(q[:, :prefix], k[:, :prefix], v[:, :prefix], is_causal=True, scale=scaling).transpose(0, 1))
+    before, said = k[:, :prefix], v[:, :prefix]
+    parts = [sdpa(q[:, :prefix], before, said, is_causal=True, scale=scaling).transpose(0, 1)] if prefix else []
     for group in groups:
-        rows, length = group.index.shape
-        qg, kg, vg = (x[:, group.index] for x in (q * scaling, k, v))  # (H, R, T, D)
-        own = qg @ kg.transpose(2, 3) + group.bias  # (H, R, T, T)
-        if not prefix:
-            out = own.softmax(-1) @ vg
-        else:  # one product over all rows: their prefix is the same
-            shared = qg.reshape(heads, rows * length, size) @ k[:, :prefix].transpose(1, 2)
-            weights = torch.cat([shared.view(heads, rows, length, prefix), own], dim=3).softmax(-1)
-            out = weights[..., prefix:] @ vg
-            out = out + (weights[..., :prefix].reshape(heads, rows * length, prefix) @ v[:, :prefix]).view_as(out)
-        parts.append(out[:, group.held].transpose(0, 1))  # packed again: (tokens, H, D)
+        qg, kg, vg = (x[:, group.index].transpose(0, 1) for x in (q, k, v))  # (R, H, T, D)
+        kg, vg = (torch.cat([p.expand(len(x), -1, -1, -1), x], 2) for p, x in ((before, kg), (said, vg)))
+        out = sdpa(qg, kg, vg, attn_mask=group.bias.to(q.dtype), scale=scaling)
+        parts.append(out.transpose(1, 2)[group.held])  # packed again: (tokens, H, D)
     return torch.cat(parts)[None], None
 
 
-AttentionInterface.register("guard_shared_prefix", shared_prefix_attention)
+AttentionInterface.register("guard_shared_prefix", torch.compiler.disable(shared_prefix_attention))  # type: ignore[no-untyped-call]
 AttentionMaskInterface.register("guard_shared_prefix", lambda *_, **__: None)

@@ -38,7 +38,7 @@ JUDGED_AS = {
     Kind.PROMPT: ((Kind.PROMPT, 0.85), (Kind.COMMENT, 0.15)),
     Kind.ANSWER: ((Kind.ANSWER, 1.0),),
 }
-KIND_SHARE = ((Kind.COMMENT, 0.42), (Kind.PROMPT, 0.33), (Kind.ANSWER, 0.25))
+KIND_SHARE = ((Kind.COMMENT, 0.42), (Kind.PROMPT, 0.36), (Kind.ANSWER, 0.22))
 POLICY_SHARE = {
     "forum-comments": 3.0,
     "moderation-13": 4.0,
@@ -56,10 +56,10 @@ SOURCE_FACTOR = {
 }  # fmt: skip
 AUTHORED_FACTOR, HATE_ALONE_FACTOR = 3.0, 0.8
 PAIR_SHARE = 0.3  # of the rows
-PREFERENCES = 8  # pairs of answers in a batch of answers
+PREFERENCES = 4  # pairs of answers in a batch of answers
 NOISY = 0.08  # of the rows: misspelled or in disguise
 SMOOTHING = 0.03  # labels that are wrong
-WORDS_EVERY = 3  # steps: the encoder takes a fourth of the time of a step that has its part
+WORDS_EVERY = 4  # steps: the encoder takes a fourth of the time of a step that has its part
 LONG_SHARE, LONG = 0.1, 3  # of the batches, in which texts are so many times as long and rows as few
 
 
