@@ -4,8 +4,8 @@
 // Shapes: N packed tokens, M queries, H query heads, K key-value heads, G = H / K, D head size, P prefix tokens,
 // S path tokens (below the prefix), W window.
 //
-// Keys lie in blocks of BLOCK along the path, transposed, so that 16 of them meet one broadcast number of a query;
-// values lie so that 16 of their D numbers meet one broadcast probability. With AVX512-BF16 a "unit" is a pair of
+// Keys lie in blocks of BLOCK along the path, transposed, so that LANES of them meet one broadcast number of a query;
+// values lie so that LANES of their D numbers meet one broadcast probability. With AVX512-BF16 a "unit" is a pair of
 // bfloat16 and one instruction adds two products; elsewhere a unit is one float. A query meets the blocks of the prefix
 // and then those of its path, in the same order whatever else is in the batch: its result does not depend on company.
 //
@@ -27,18 +27,20 @@
 
 namespace {
 
-typedef float Vec __attribute__((vector_size(64)));  // 16 floats, whatever the machine's registers are
-typedef int32_t IntVec __attribute__((vector_size(64)));
-typedef float LooseVec __attribute__((vector_size(64), aligned(4)));
-
-constexpr int LANES = 16;
-constexpr int BLOCK = 128;  // keys per block
-constexpr int WIDE = 4;     // vectors per tile
+// A vector is one register: wider ones are kept in memory, which takes many times as long. A tile is TALL rows of WIDE
+// vectors, and its sums, WIDE operands and a broadcast fit the registers: 24 + 4 + 1 of 32, or 12 + 2 + 1 of 16.
+constexpr int TALL = 6;
 #if defined(__AVX512F__)
-constexpr int TALL = 6;  // rows per tile: TALL * WIDE sums, WIDE operands and a broadcast fill 32 registers
+constexpr int LANES = 16, WIDE = 4;
 #else
-constexpr int TALL = 2;
+constexpr int LANES = 8, WIDE = 2;
 #endif
+constexpr int BLOCK = 128;  // keys per block
+
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+typedef float LooseVec __attribute__((vector_size(4 * LANES), aligned(4)));
+
 constexpr int ROWS = 48;  // rows of queries that pass over a block while it is in the first-level cache
 constexpr float MINUS_INF = -std::numeric_limits<float>::infinity();
 
@@ -53,7 +55,11 @@ INLINE float largest(Vec a) {
     for (int i = 0; i < half; i++) a[i] = std::max(a[i], a[i + half]);
   return a[0];
 }
-INLINE IntVec lanes() { return IntVec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+INLINE IntVec lanes() {
+  IntVec found;
+  for (int i = 0; i < LANES; i++) found[i] = i;
+  return found;
+}
 
 INLINE float widened(float x) { return x; }
 INLINE float widened(bf16 x) {
