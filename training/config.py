@@ -50,7 +50,7 @@ class Config:
     transplant_texts: int = 1000
     distil_steps: int = 300
     distil_rows: int = 64
-    tune_steps: int = 3200
+    tune_steps: int = 2600
     tune_rows: int = 32
     content_tokens: int = 144
     distil_learning_rate: float = 5e-4
