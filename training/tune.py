@@ -29,8 +29,8 @@ from training.config import KINDS, Config, trained_policies
 from training.distil import LONGEST, word_distance
 from training.encoder import Encoder
 from training.model import packed
-from training.noise import noised
-from training.sources import SOURCE_CAP, Example, admissible
+from training.noise import accompanied, noised
+from training.sources import ORDINARY, SOURCE_CAP, Example, admissible
 
 # How often an item of one kind is judged as which kind: an endpoint for prompts gets comments too, and the reverse.
 JUDGED_AS = {
@@ -58,6 +58,8 @@ AUTHORED_FACTOR, HATE_ALONE_FACTOR = 3.0, 0.8
 PAIR_SHARE = 0.3  # of the rows
 PREFERENCES = 4  # pairs of answers in a batch of answers
 NOISY = 0.08  # of the rows: misspelled or in disguise
+ACCOMPANIED = 0.12  # of the rows that are short enough: harmless texts, asides or marks around them
+COMPANY = 200  # characters at most of a text that is accompanied; of each of the up to three others, half as many
 SMOOTHING = 0.03  # labels that are wrong
 WORDS_EVERY = 4  # steps: the encoder takes a fourth of the time of a step that has its part
 LONG_SHARE, LONG = 0.1, 3  # of the batches, in which texts are so many times as long and rows as few
@@ -89,6 +91,7 @@ class Sampler:
             if example.pair:
                 pairs[example.pair].append(example)
         self._pairs = {kind: [p for p in pairs.values() if p[0].item.kind is kind] for kind in KINDS}
+        self._company = {kind: [e.item.text for e in examples if _harmless(e, kind)] for kind in KINDS}
         self._policies = {policy.id: policy for policy in trained_policies()}
         self._templates = {kind: load_template(kind) for kind in KINDS}
         groups: dict[tuple[Kind, bool], dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
@@ -122,6 +125,8 @@ class Sampler:
                 text, noisy = example.item.text, draw.random() < NOISY
                 start = draw.randrange(len(text) - longest) if len(text) > longest and not example.harmful else 0
                 text = noised(draw, text) if noisy else text[start : start + longest]
+                if len(text) <= COMPANY and policy.id != "refusal" and draw.random() < ACCOMPANIED:
+                    text = accompanied(draw, text, self._company[kind])
                 item = example.item.model_copy(update={"kind": judged_as, "text": text})
                 row, content = self._row(prompt, item, text_tokens)
                 rows.append(row)
@@ -215,6 +220,15 @@ def tune(config: Config, inputs: str, judge: MistralForCausalLM, tuner: Tuner) -
     loop.run(
         config, "tune", inputs, judge, config.tune_learning_rate, config.tune_steps,
         lambda step: tuner.loss(judge, step),
+    )  # fmt: skip
+
+
+def _harmless(example: Example, kind: Kind) -> bool:
+    """May it stand beside another item of that kind without changing what that is?"""
+    known = (*ORDINARY.get(kind, ()), "benign_instructions_answers", "dolly_subset_answers")
+    return (
+        example.item.kind is kind and not example.harmful and len(example.item.text) <= COMPANY // 2
+        and (example.source in known or example.source.startswith("authored"))
     )  # fmt: skip
 
 
