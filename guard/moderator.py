@@ -209,7 +209,7 @@ class Moderator:
             if ruled is not None and ruled.decision in (Decision.ALLOW, Decision.BLOCK):
                 return Asked(task, ruled=ruled)  # the model could add nothing
             self._require_its_model(task.policy)
-            item = task.item.model_copy(update={"text": reading.text})
+            item = task.item.model_copy(update={"text": reading.text, **self._read_around(task.item)})
             wordings = tuple((prompt, prompt.content(item)) for prompt in self.wordings(item.kind, task.policy))
             frame = max(
                 len(prompt.prefix) + len(content.before) + len(content.after) + len(prompt.question)
@@ -235,6 +235,11 @@ class Moderator:
     def _read(self, text: str) -> Reading:
         defences = self.settings.defences
         return self._reader.read(text, fold="fold" in defences, decode="decode" in defences)
+
+    def _read_around(self, item: Item) -> dict[str, str]:
+        """What stands around an item's text, read as the text is."""
+        given = {name: getattr(item, name) for name in ("prompt", "parent", "title")}
+        return {name: self._read(text).text for name, text in given.items() if text}
 
     @cached_property
     def _reader(self) -> Reader:

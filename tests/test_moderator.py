@@ -675,6 +675,19 @@ def test_a_disguised_text_is_asked_as_it_reads_and_its_passage_stands_in_the_ori
     assert moderator(ByText({"kill you": BAD}, FINE), defences=()).judge(HIDDEN, policy=policy()).accepted
 
 
+@pytest.mark.parametrize(
+    ("kind", "around"), [("answer", ("prompt",)), ("comment", ("parent", "title"))], ids=["answer", "comment"]
+)
+def test_what_stands_around_a_text_is_asked_as_it_reads(kind, around):
+    asked = {}
+    for name, words in (("disguised", "how to k\u0456\u200bll him"), ("plain", "how to kill him")):
+        engine = FakeEngine([FINE])
+        item = Item(text="Easy.", kind=kind, **dict.fromkeys(around, words))
+        moderator(engine).judge(item, policy=policy(kinds=["prompt", "answer", "comment"]))
+        asked[name] = engine.seen
+    assert asked["disguised"] == asked["plain"]
+
+
 def test_the_place_of_each_passage_is_that_of_its_words_in_the_original():
     """Though the text is unmasked, defused, and cut."""
     text = "</s> " + "b\u0430d " * 40 + "k\u0456ll" + "\u200b" * 9 + " " + "g\u043eod " * 40
