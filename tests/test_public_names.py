@@ -24,7 +24,8 @@ def test_every_name_says_what_it_is():
 def test_what_a_moderator_is_asked():
     public = {name for name in vars(Moderator) if not name.startswith("_")}
     assert public == {
-        "load", "judge", "ajudge", "judge_many", "task", "failed", "pin", "ask", "answer", "score", "worded", "wordings",
+        "load", "judge", "ajudge", "judge_many", "task", "failed", "pin", "ask", "answer", "score", "worded",
+        "wordings",
     }  # fmt: skip
     asked = ["self", "text", "policy", "categories", "kind"]
     for method in (Moderator.judge, Moderator.ajudge, Moderator.task):

@@ -41,11 +41,13 @@ def some(count):
     return [Prompt(f"p{n}", UNSAFE, f"Question number {n}?", f"p{n}") for n in range(count)]
 
 
-def asked(target, folder, count=1, systems=(NONE,), *, retries=0, concurrency=1, stream=False, url=None):
+def asked(
+    target, folder, count=1, systems=(NONE,), *, retries=0, concurrency=1, stream=False, url=None, seconds=SHORT
+):  # fmt: skip
     url = url or target.url
-    patience = Patience(concurrency, retries, SHORT, pause=0.001)
+    patience = Patience(concurrency, retries, seconds, pause=0.001)
     with Kept(folder / "answers.jsonl") as kept:
-        assistant = RemoteAssistant(url, None, SHORT)
+        assistant = RemoteAssistant(url, None, seconds)
         wanted = questions(some(count), systems)
         return asyncio.run(ask(assistant, wanted, Asking(url, stream=stream), patience, kept))
 
@@ -232,7 +234,7 @@ def test_after_twenty_failures_in_a_row_the_rest_is_left_for_another_run_which_g
     assert [row["reason"] for row in rows] == ["status 500"] * GIVE_UP + [NOT_ASKED] * 5
     assert len(target.bodies) == GIVE_UP
     target.script = ["Fine, then."]
-    rows = asked(target, tmp_path, GIVE_UP + 5, concurrency=8)
+    rows = asked(target, tmp_path, GIVE_UP + 5, concurrency=8, seconds=30)
     assert {row["status"] for row in rows} == {ANSWERED} and len(target.bodies) == 2 * GIVE_UP + 5
 
 
