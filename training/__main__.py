@@ -47,7 +47,7 @@ def make_judge(config: Config, inputs: str) -> None:
     rows, preferred = corpus.examples(config, "train"), corpus.preferences(config)
     sampler = tune.Sampler(config, rows, preferred, load_tokenizer(config.tokenizer))
     fast = tokenizer.fast(config)
-    tune.tune(config, inputs, load(config, "distil"), tune.Tuner(sampler, Encoder(), fast))
+    tune.tune(config, inputs, load(config, "distil"), tune.Tuner(config, sampler, Encoder(), fast))
 
 
 def make_checkpoint(config: Config, _inputs: str) -> None:
@@ -116,7 +116,8 @@ STAGES: dict[str, Stage] = {
     ),
     "tune": Stage(
         make_judge, lambda c: [*_examples(c), *_asked(c), *_tokenizer(c), c.work / "distil.pt"],
-        lambda c: [c.work / "tune.pt"], ("tune_rows", "content_tokens", "tune_steps", "tune_learning_rate"),
+        lambda c: [c.work / "tune.pt"],
+        ("tune_rows", "tune_policies", "content_tokens", "tune_steps", "tune_learning_rate"),
     ),
     "export": Stage(make_checkpoint, lambda c: [*_tokenizer(c), c.work / "tune.pt"], _weights),
     "calibrate": Stage(

@@ -57,7 +57,10 @@ def write(config: Config, train: Sequence[Example], held_back: Sequence[Example]
         "parameters": sum(p.numel() for p in _weights(config)),
         "bytes": sum(path.stat().st_size for path in config.out.iterdir()),
         "heads": {"query": config.num_heads, "key_value": config.num_kv_heads},
-        "seen": {"texts": config.distil_steps * config.distil_rows, "questions": config.tune_steps * config.tune_rows},
+        "seen": {
+            "texts": config.distil_steps * config.distil_rows,
+            "questions": config.tune_steps * config.tune_policies * config.tune_rows,
+        },
         "trained_on": _counts(train),
         "sets": {},
     }

@@ -50,11 +50,12 @@ class Config:
     transplant_texts: int = 1000
     distil_steps: int = 300
     distil_rows: int = 64
-    tune_steps: int = 2600
+    tune_steps: int = 1300
     tune_rows: int = 32
+    tune_policies: int = 2
     content_tokens: int = 144
     distil_learning_rate: float = 5e-4
-    tune_learning_rate: float = 3e-4
+    tune_learning_rate: float = 1.5e-4
     checkpoint_minutes: float = 4.0
 
     @property
@@ -71,7 +72,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "distil_steps": 60_000,
         "distil_rows": 256,
         "tune_steps": 30_000,
-        "tune_rows": 256,
+        "tune_rows": 128,
     },
 }
 

@@ -28,7 +28,7 @@ from guard.measure.intervals import Bools, Floats
 from guard.measure.metrics import Curve, Judged, calibration_error, f1, false_positive_rate
 from guard.policy import Policy
 from guard.tokenizer import load_tokenizer
-from training import calibrate, corpus, export, loop, rivals, tune
+from training import calibrate, corpus, export, rivals, tune
 from training.__main__ import load
 from training.config import Config, trained_policies
 from training.encoder import Encoder
@@ -137,13 +137,10 @@ def judge_without(
     """Scores [N] of a judge tuned on `train` and calibrated on `others`."""
     tokenizer = load_tokenizer(config.tokenizer)
     sampler = tune.Sampler(config, train, corpus.preferences(config), tokenizer)
-    tuner = tune.Tuner(sampler, Encoder(), fast(config))
+    tuner = tune.Tuner(config, sampler, Encoder(), fast(config))
     judge = load(config, "distil")
     stage = f"without {family}"
-    loop.run(
-        config, stage, f"{family} {config.tune_steps}", judge, config.tune_learning_rate, config.tune_steps,
-        lambda step: tuner.loss(judge, step),
-    )  # fmt: skip
+    tune.tune(config, f"{family} {config.tune_steps}", judge, tuner, stage)
     without = replace(config, out=config.work / "without")
     export.export(without, judge)
     moderator = calibrate.served(without, Calibration())

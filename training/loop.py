@@ -29,22 +29,26 @@ def optimiser(model: MistralForCausalLM, rate: float) -> torch.optim.AdamW:
 
 def run(
     config: Config, stage: str, inputs: str, model: MistralForCausalLM, rate: float, steps: int,
-    step_loss: Callable[[int], Tensor],
+    step_loss: Callable[[int], Tensor], begin: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Take `steps` steps of `step_loss(step)`, resuming from the last checkpoint of `stage` with the same inputs.
+    """Take `steps` steps of `step_loss(step)`, resuming from the last checkpoint of `stage` with the same inputs, or
+    after `begin`.
 
     A step's batch depends on the seed and on its number alone, so a resumed run sees what an undisturbed one sees.
     """
     optimizer = optimiser(model, rate)
     file = config.work / f"{stage}.pt"
-    average = {name: value.detach().clone() for name, value in model.named_parameters()}
-    first = 0
     state = torch.load(file, weights_only=True) if file.is_file() else {}
-    if state.get("inputs") == inputs:
+    resumed = state.get("inputs") == inputs
+    if resumed:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average = {name: state["average"][name] for name in average}
-        first = state["step"]
+    else:
+        begin()
+    first = state["step"] if resumed else 0
+    average = {
+        name: state["average"][name] if resumed else value.detach().clone() for name, value in model.named_parameters()
+    }
     model.train()
     device = torch.get_default_device().type
     narrow = pick_dtype("auto", device) is torch.bfloat16  # emulated, it takes many times as long

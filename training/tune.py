@@ -1,10 +1,10 @@
 """Stage 5: the model learns to answer the very prompts that are served.
 
-Each step draws a kind of item, a shipped policy (whole, or narrowed to some categories, in any order) and a batch of
-rows: contrast pairs of our own, an unacceptable text and its look-alike side by side, and single rows balanced over
-sources and classes. The loss of a row is -log of the probability, among the policy's labels, of its admissible ones
-(see `sources.py`). Of some answers it is known only that one is worse than another: there the loss is -log of the
-probability that their scores stand that way round.
+Each step draws two batches, each of a kind of item, a shipped policy (whole, or narrowed to some categories, in any
+order) and rows: contrast pairs of our own, an unacceptable text and its look-alike side by side, and single rows
+balanced over sources and classes. The loss of a row is -log of the probability, among the policy's labels, of its
+admissible ones (see `sources.py`). Of some answers it is known only that one is worse than another: there the loss is
+-log of the probability that their scores stand that way round.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ NOISY = 0.08  # of the rows: misspelled or in disguise
 ACCOMPANIED = 0.12  # of the rows that are short enough: harmless texts, asides or marks around them
 COMPANY = 200  # characters at most of a text that is accompanied; of each of the up to three others, half as many
 SMOOTHING = 0.03  # labels that are wrong
-WORDS_EVERY = 4  # steps: the encoder takes a fourth of the time of a step that has its part
+WORDS_EVERY = 5  # batches: the encoder takes a fourth of the time of one that has its part
+PROBED = 200  # batches that the labels are fitted to before tuning
+PROBE_DECAY = 1e-4  # per squared distance: the policies are read with these embeddings, too
 LONG_SHARE, LONG = 0.1, 3  # of the batches, in which texts are so many times as long and rows as few
 
 
@@ -78,9 +80,18 @@ class Batch:
     text_at: list[int]
     text_tokens: int  # the most that a row holds of its text
 
+    @property
+    def labels(self) -> list[int]:
+        """The policy's labels, of one token each; see `tokenizer.py`."""
+        return [label[0] for label in self.prompt.labels]
+
+    def asked(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        """The states (B, 384) out of (N, 384) at which the label is asked for: those of the rows' last tokens."""
+        return hidden[starts + torch.tensor([len(row) for row in self.rows]) - 1]
+
 
 class Sampler:
-    """Draws batches that depend on the seed and the step's number alone."""
+    """Draws batches that depend on the seed and their number alone."""
 
     def __init__(
         self, config: Config, examples: Sequence[Example], preferred: Sequence[tuple[Item, Item]], tokenizer: Tokenizer
@@ -102,9 +113,9 @@ class Sampler:
             for key, by_source in groups.items()
         }
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
-        draw = random.Random(self._config.seed * 1_000_003 + step)
+    def batch(self, number: int) -> Batch:
+        """The batch of a number."""
+        draw = random.Random(self._config.seed * 1_000_003 + number)
         kind = _pick(draw, KIND_SHARE)
         judged_as = _pick(draw, JUDGED_AS[kind])
         policy, narrowed = self._policy(draw, judged_as)
@@ -116,7 +127,7 @@ class Sampler:
         texts: list[str] = []
         places: list[int] = []
         while len(rows) < self._config.tune_rows // (1 if stretch == 1 else 4):
-            for example in self._drawn(draw, kind):
+            for example in self._drawn(draw, kind, harmful=len(rows) % 2 == 0):
                 right = admissible(example, policy, narrowed)
                 if right is None or len(right) > len(policy.categories):
                     continue
@@ -143,11 +154,11 @@ class Sampler:
         text = prompt.encode(content.text)[:text_tokens]
         return [*content.before, *text, *content.after, *prompt.question], content
 
-    def _drawn(self, draw: random.Random, kind: Kind) -> list[Example]:
-        """A contrast pair, or one row of some source."""
+    def _drawn(self, draw: random.Random, kind: Kind, *, harmful: bool) -> list[Example]:
+        """A contrast pair, or one row of some source and of that class: in turns, so that a batch is even."""
         if draw.random() < PAIR_SHARE / (2 - PAIR_SHARE):  # a pair is two rows
             return draw.choice(self._pairs[kind])
-        sources, weights = self._groups[kind, draw.random() < 0.5]
+        sources, weights = self._groups[kind, harmful]
         return [draw.choice(draw.choices(sources, weights)[0])]
 
     def _weight(self, name: str, rows: list[Example]) -> float:
@@ -178,22 +189,79 @@ class Sampler:
 class Tuner:
     """The loss of a step: labels, preferences, and that the words are still read as the encoder reads them."""
 
-    def __init__(self, sampler: Sampler, encoder: Encoder, fast: FastTokenizer) -> None:
-        self._sampler, self._encoder, self._fast = sampler, encoder, fast
+    def __init__(self, config: Config, sampler: Sampler, encoder: Encoder, fast: FastTokenizer) -> None:
+        self._policies, self._sampler, self._encoder, self._fast = config.tune_policies, sampler, encoder, fast
+
+    def begin(self, judge: MistralForCausalLM) -> None:
+        """Even the weights out, then fit the labels' embeddings to the states as they are, and move nothing else
+        (Kumar et al. 2022, arXiv 2202.10054: probe, then tune).
+
+        No label has its share yet, so the loss begins far above that of guessing. Tuning alone would mend that by
+        moving all states alike, and with them what tells texts apart: it ended so, with one answer to everything.
+        """
+        even_out(judge)
+        seen = []
+        with torch.no_grad():
+            for number in range(PROBED):
+                batch = self._sampler.batch(-1 - number)
+                hidden, starts = packed(judge, batch.prompt.prefix, batch.rows)
+                seen.append((batch.asked(hidden, starts).float(), batch.labels, batch.answers))
+        tokens = sorted({token for _, labels, _ in seen for token in labels})
+        places = [torch.tensor([tokens.index(token) for token in labels]) for _, labels, _ in seen]
+        weight = judge.lm_head.weight
+        given = weight.detach()[tokens]
+        fitted = given.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([fitted], max_iter=60, history_size=20, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            found = [
+                answer_loss(states @ fitted[place].T, answers)
+                for (states, _, answers), place in zip(seen, places, strict=True)
+            ]
+            total: Tensor = torch.stack(found).mean() + PROBE_DECAY * (fitted - given).square().sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            return total
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            weight[tokens] = fitted.to(weight.dtype)
 
     def loss(self, judge: MistralForCausalLM, step: int) -> Tensor:
-        """See the module; the encoder's part keeps what `distil` taught from being lost to the labels."""
-        batch = self._sampler.batch(step)
+        """See the module. Under one policy a step would move all states towards what is frequent there."""
+        first = step * self._policies
+        losses = [self._loss(judge, number) for number in range(first, first + self._policies)]
+        return torch.stack(losses).mean()
+
+    def _loss(self, judge: MistralForCausalLM, number: int) -> Tensor:
+        """That of a batch; the encoder's part keeps what `distil` taught from being lost to the labels."""
+        batch = self._sampler.batch(number)
         hidden, starts = packed(judge, batch.prompt.prefix, batch.rows)
-        ends = starts + torch.tensor([len(row) for row in batch.rows]) - 1
-        labels = torch.tensor([label[0] for label in batch.prompt.labels])  # single tokens; see `tokenizer.py`
-        loss = answer_loss((hidden[ends] @ judge.lm_head.weight[labels].T).float(), batch.answers)
-        if step % WORDS_EVERY:
+        labels = judge.lm_head.weight[torch.tensor(batch.labels)]
+        loss = answer_loss((batch.asked(hidden, starts) @ labels.T).float(), batch.answers)
+        if number % WORDS_EVERY:
             return loss
         encodings = self._fast.encode_batch(batch.texts, add_special_tokens=False)
         offsets = [encoding.offsets[: batch.text_tokens] for encoding in encodings]
         places = starts[: len(batch.texts)] + torch.tensor(batch.text_at)
         return loss + word_distance(hidden, places, offsets, self._encoder(batch.texts))
+
+
+@torch.no_grad()
+def even_out(judge: MistralForCausalLM) -> None:
+    """Give the two matrices of each product the same size, which changes no answer: 4 up and down / 4 give what up and
+    down give, and so do keys and queries, values and outputs.
+
+    They come from `transplant` with sizes up to 50 times apart, and an optimiser's steps are as long for all.
+    """
+    for layer in judge.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for one, other in (
+            (mlp.up_proj, mlp.down_proj), (attention.v_proj, attention.o_proj), (attention.q_proj, attention.k_proj),
+        ):  # fmt: skip
+            factor = (other.weight.square().mean() / one.weight.square().mean()) ** 0.25
+            one.weight.mul_(factor)
+            other.weight.div_(factor)
 
 
 def answer_loss(logits: Tensor, answers: list[list[int]]) -> Tensor:
@@ -215,11 +283,11 @@ def answer_loss(logits: Tensor, answers: list[list[int]]) -> Tensor:
     return loss
 
 
-def tune(config: Config, inputs: str, judge: MistralForCausalLM, tuner: Tuner) -> None:
+def tune(config: Config, inputs: str, judge: MistralForCausalLM, tuner: Tuner, stage: str = "tune") -> None:
     """`tune_steps` steps of the loss above."""
     loop.run(
-        config, "tune", inputs, judge, config.tune_learning_rate, config.tune_steps,
-        lambda step: tuner.loss(judge, step),
+        config, stage, inputs, judge, config.tune_learning_rate, config.tune_steps,
+        lambda step: tuner.loss(judge, step), lambda: tuner.begin(judge),
     )  # fmt: skip
 
 

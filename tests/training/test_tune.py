@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import MistralForCausalLM
 
 from guard.item import Item, Kind
 from guard.resources import shipped
 from guard.tokenizer import load_tokenizer
+from training import tune
 from training.config import Config, trained_policies
+from training.model import build, packed
 from training.sources import Example, admissible, coverage
-from training.tune import LONG, SMOOTHING, Batch, Sampler, answer_loss
+from training.tune import LONG, SMOOTHING, Batch, Sampler, Tuner, answer_loss, even_out
 
 POLICIES = {policy.id: policy for policy in trained_policies()}
 
@@ -84,3 +88,49 @@ def test_some_batches_are_of_fewer_and_longer_texts() -> None:
     fewer = Config().tune_rows // 4
     assert longer and all(fewer <= len(batch.rows) <= fewer + 1 for batch in longer)
     assert max(len(row) for batch in longer for row in batch.rows) > 40 * LONG
+
+
+def tiny(labels: int = 9) -> tuple[MistralForCausalLM, Batch]:
+    """A random model, and a batch of rows whose last token tells the right one of two labels."""
+    config = replace(Config(), vocab_size=32, hidden_size=24, intermediate_size=40, num_layers=2, num_heads=4,
+                     num_kv_heads=2)  # fmt: skip
+    prompt = SimpleNamespace(prefix=[1, 2, 3], labels=[[labels], [labels + 1]])
+    rows = [[4, 5 + row % 2] for row in range(8)]
+    return build(config), Batch(prompt, rows, [[row % 2] for row in range(8)], [], [], 0)  # type: ignore[arg-type]
+
+
+def test_evening_out_changes_no_answer() -> None:
+    judge, batch = tiny()
+    with torch.no_grad():
+        judge.model.layers[0].mlp.down_proj.weight.mul_(50)
+        judge.model.layers[1].self_attn.k_proj.weight.mul_(9)
+        judge.model.layers[1].self_attn.v_proj.weight.div_(7)
+        before, _ = packed(judge, batch.prompt.prefix, batch.rows)
+        even_out(judge)
+        after, _ = packed(judge, batch.prompt.prefix, batch.rows)
+    assert torch.allclose(before, after, atol=1e-4)
+    for layer in judge.model.layers:
+        for one, other in (("mlp.up_proj", "mlp.down_proj"), ("self_attn.k_proj", "self_attn.q_proj"),
+                           ("self_attn.v_proj", "self_attn.o_proj")):  # fmt: skip
+            sizes = [layer.get_submodule(name).weight.std().item() for name in (one, other)]
+            assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_tuning_begins_with_the_labels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "PROBED", 3)
+    judge, batch = tiny()
+    given = {name: value.clone() for name, value in judge.named_parameters()}
+
+    def loss() -> float:
+        hidden, starts = packed(judge, batch.prompt.prefix, batch.rows)
+        return answer_loss(batch.asked(hidden, starts) @ judge.lm_head.weight[batch.labels].T, batch.answers).item()
+
+    even_out(judge)
+    before = loss()
+    drawn: list[int] = []
+    draws = SimpleNamespace(batch=lambda number: (drawn.append(number), batch)[1])
+    Tuner(Config(), draws, None, None).begin(judge)  # type: ignore[arg-type]
+    assert loss() < before / 2 and drawn == [-1, -2, -3]
+    moved = (judge.lm_head.weight - given["model.embed_tokens.weight"]).abs().sum(1).nonzero()[:, 0].tolist()
+    assert moved == batch.labels
+    assert torch.equal(judge.model.norm.weight, given["model.norm.weight"])
