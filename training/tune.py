@@ -201,7 +201,7 @@ class Tuner:
         """
         even_out(judge)
         seen = []
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # what is compiled here is of no use later
             for number in range(PROBED):
                 batch = self._sampler.batch(-1 - number)
                 hidden, starts = packed(judge, batch.prompt.prefix, batch.rows)
