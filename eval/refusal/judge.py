@@ -29,7 +29,8 @@ def judge(
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Row]:  # fmt: skip
     """A verdict for each (prompt, answer), from `kept` where it is there; those that failed are not kept."""
-    keys = [_key(moderator, policy, *answer) for answer in answers]
+    about = _about(moderator, policy)
+    keys = [_key(about, *answer) for answer in answers]
     left = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in kept.rows}
     failed: dict[str, Row] = {}
     todo = list(left.items())
@@ -112,10 +113,13 @@ def _row(key: str, policy: Policy, verdict: Verdict) -> Row:
     }  # fmt: skip
 
 
-def _key(moderator: Moderator, policy: Policy, prompt: str, answer: str) -> str:
+def _about(moderator: Moderator, policy: Policy) -> list[object]:
+    """All that a verdict depends on beside the prompt and the answer."""
     asked = [wording.hash for wording in moderator.wordings(Kind.ANSWER, policy.narrowed(None, Kind.ANSWER))]
     settings = moderator.settings
-    parts = [
-        prompt, answer, policy.hash, asked, moderator.engine.model_id, settings.passage_tokens, settings.defences,
-    ]  # fmt: skip
+    return [policy.hash, asked, moderator.engine.model_id, settings.passage_tokens, settings.defences]
+
+
+def _key(about: list[object], prompt: str, answer: str) -> str:
+    parts = [prompt, answer, *about]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
