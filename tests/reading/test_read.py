@@ -96,4 +96,4 @@ def test_a_hostile_megabyte_is_read_in_no_time(unit: str):
     text = unit * (1_000_000 // len(unit))
     started = time.thread_time()
     READER.read(text)
-    assert time.thread_time() - started < 5  # what grows with the square would take an hour
+    assert time.thread_time() - started < 2
